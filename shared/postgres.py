@@ -1,0 +1,77 @@
+"""Postgres: the pool and the transaction that everything runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from shared.errors import ServiceUnavailable
+
+Connection: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+Pool: TypeAlias = asyncpg.Pool
+
+UNREACHABLE = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
+WRONG_ADDRESS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
+async def create_pool(dsn: str, *, min_size: int = 1, max_size: int = 8, application_name: str = "tallystick") -> Pool:
+    """Open a connection pool that stays with the primary. Raises `ServiceUnavailable` that says what to check.
+
+    `target_session_attrs=primary` keeps it away from a demoted server. Sessions think in UTC, and a statement that waits
+    for a lock gives up after 30 s instead of holding its partition for ever.
+    """
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=min_size,
+            max_size=max_size,
+            command_timeout=120,
+            target_session_attrs="primary",
+            server_settings={"application_name": application_name, "TimeZone": "UTC", "lock_timeout": "30s"},
+        )
+    except (*UNREACHABLE, *WRONG_ADDRESS, TimeoutError, ValueError) as error:
+        raise unavailable(dsn, error) from error
+
+
+async def connect(dsn: str, *, application_name: str = "tallystick") -> asyncpg.Connection:
+    """Open one connection. Raises `ServiceUnavailable` that says what to check."""
+    try:
+        return await asyncpg.connect(dsn, server_settings={"application_name": application_name, "TimeZone": "UTC"})
+    except (*UNREACHABLE, *WRONG_ADDRESS, TimeoutError, ValueError) as error:
+        raise unavailable(dsn, error) from error
+
+
+def unavailable(dsn: str, error: BaseException) -> ServiceUnavailable:
+    """Return the error that a person sees when `dsn` does not answer; the password is left out."""
+    place = dsn.rsplit("@", 1)[-1] if "@" in dsn else dsn.split("://", 1)[-1]
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ServiceUnavailable(f"Postgres does not answer at {place} ({reason}): check DATABASE_URL, or start one with 'tallystick local up'")
+
+
+@asynccontextmanager
+async def transaction(pool: Pool, **options: Any) -> AsyncIterator[Connection]:
+    """Run a block in one transaction on a connection of its own: it commits whole or not at all.
+
+    A connection that broke inside the block raises from the block, not from the clean-up (asyncpg's `Transaction`
+    would raise `InterfaceError` on exit and hide the cause), and never returns to the pool half-used.
+    """
+    connection = await pool.acquire()
+    try:
+        tx = connection.transaction(**options)
+        await tx.start()
+        try:
+            yield connection
+        except BaseException:
+            if not connection.is_closed():
+                try:
+                    await tx.rollback()
+                except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+                    connection.terminate()
+            raise
+        await tx.commit()
+    finally:
+        await asyncio.shield(pool.release(connection))

@@ -1,0 +1,75 @@
+"""Blocks of settings that every service composes its own from. One prefix, `TALLYSTICK_`, and two names that everybody knows."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+PREFIX = "TALLYSTICK_"
+
+
+class KafkaSettings(BaseSettings):
+    """Where Kafka is."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, populate_by_name=True)
+
+    kafka_bootstrap_servers: str = Field(
+        validation_alias=AliasChoices("KAFKA_BOOTSTRAP_SERVERS", "TALLYSTICK_KAFKA_BOOTSTRAP_SERVERS"),
+        description="Brokers to start from, host:port, comma-separated.",
+    )
+    kafka_cluster: str = Field("main", description="Name of the Kafka cluster in stored positions. Change it only together with the cluster.")
+
+
+class PostgresSettings(BaseSettings):
+    """Where Postgres is."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, populate_by_name=True)
+
+    database_url: str = Field(
+        validation_alias=AliasChoices("DATABASE_URL", "TALLYSTICK_DATABASE_URL"),
+        description="postgresql:// address of the database.",
+    )
+    database_pool_max: int = Field(8, ge=2, le=200, description="Most connections that one worker opens.")
+
+
+class WorkerSettings(BaseSettings):
+    """How one worker process runs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, populate_by_name=True)
+
+    http_host: str = Field("127.0.0.1", description="Address that /metrics, /livez and /readyz listen on.")
+    http_port: int = Field(0, ge=0, le=65535, description="Port for them; 0 takes the service's default.")
+    instance: str = Field("0", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of this worker within its service: its static group membership (a pod name).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    shutdown_seconds: float = Field(15.0, gt=0, description="Longest time that a stopping worker takes to finish its batch.")
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load(settings: type[SettingsT]) -> SettingsT:
+    """Read settings from the environment. Raises `ConfigurationError` that names each variable that is missing or wrong."""
+    try:
+        return settings()
+    except ValidationError as error:
+        problems = "; ".join(f"{_variable(settings, str(p['loc'][0]))}: {p['msg'].lower()}" for p in error.errors())
+        raise ConfigurationError(f"settings are not usable – {problems}") from None
+
+
+def _variable(settings: type[BaseSettings], field: str) -> str:
+    if field in settings.model_fields:
+        return variable_name(settings, field)
+    return field if field.isupper() or field in os.environ else field.upper()
+
+
+def variable_name(settings: type[BaseSettings], field: str) -> str:
+    """Return the environment variable that sets a field."""
+    alias = settings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"{PREFIX}{field.upper()}"
