@@ -145,7 +145,7 @@ class UsageDelta(Struct, omit_defaults=True, gc=False):
     tokens_returned: int = 0
     latency_sum_ms: int = 0
     latency_count: int = 0
-    latency_histogram: list[int] = []  # noqa: RUF012 – msgspec copies an empty list default
+    latency_histogram: list[int] = []
     first_event_at: datetime | None = None
     last_event_at: datetime | None = None
 
@@ -160,7 +160,7 @@ class ProviderDelta(Struct, omit_defaults=True, gc=False):
     rate_limited: int = 0
     latency_sum_ms: int = 0
     latency_count: int = 0
-    latency_histogram: list[int] = []  # noqa: RUF012
+    latency_histogram: list[int] = []
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
     trailing_failures: int = 0
@@ -236,5 +236,7 @@ def decode_recorded(value: bytes) -> UsageRecorded:
     """Decode a `usage.recorded` message. Raises `msgspec.ValidationError` for one that is not of this version."""
     message = _recorded.decode(value)
     if message.version != 1:
-        raise msgspec.ValidationError(f"usage.recorded version {message.version} is not known here (1 is): upgrade the consumers before ingest")
+        raise msgspec.ValidationError(
+            f"usage.recorded version {message.version} is not known here (1 is): upgrade the consumers before ingest"
+        )
     return message

@@ -61,7 +61,9 @@ class Outbox:
             await produce(messages)
             await pool.execute(self._sql["delete"], [m.id for m in messages])
 
-    async def publish_leftovers(self, pool: Pool, produce: Producer, *, older_than_seconds: float, limit: int = 200) -> int:
+    async def publish_leftovers(
+        self, pool: Pool, produce: Producer, *, older_than_seconds: float, limit: int = 200
+    ) -> int:
         """Publish what is older than `older_than_seconds`, at most `limit` messages; return how many that were.
 
         The rows stay locked until they are gone, so that two workers never publish the same leftovers side by side.

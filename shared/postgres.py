@@ -49,7 +49,9 @@ def unavailable(dsn: str, error: BaseException) -> ServiceUnavailable:
     """Return the error that a person sees when `dsn` does not answer; the password is left out."""
     place = dsn.rsplit("@", 1)[-1] if "@" in dsn else dsn.split("://", 1)[-1]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ServiceUnavailable(f"Postgres does not answer at {place} ({reason}): check DATABASE_URL, or start one with 'tallystick local up'")
+    return ServiceUnavailable(
+        f"Postgres does not answer at {place} ({reason}): check DATABASE_URL, or start one with 'tallystick local up'"
+    )
 
 
 @asynccontextmanager

@@ -22,7 +22,9 @@ class KafkaSettings(BaseSettings):
         validation_alias=AliasChoices("KAFKA_BOOTSTRAP_SERVERS", "TALLYSTICK_KAFKA_BOOTSTRAP_SERVERS"),
         description="Brokers to start from, host:port, comma-separated.",
     )
-    kafka_cluster: str = Field("main", description="Name of the Kafka cluster in stored positions. Change it only together with the cluster.")
+    kafka_cluster: str = Field(
+        "main", description="Name of the Kafka cluster in stored positions. Change it only together with the cluster."
+    )
 
 
 class PostgresSettings(BaseSettings):
@@ -44,9 +46,15 @@ class WorkerSettings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="Address that /metrics, /livez and /readyz listen on.")
     http_port: int = Field(0, ge=0, le=65535, description="Port for them; 0 takes the service's default.")
-    instance: str = Field("0", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="Name of this worker within its service: its static group membership (a pod name).")
+    instance: str = Field(
+        "0",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        description="Name of this worker within its service: its static group membership (a pod name).",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    shutdown_seconds: float = Field(15.0, gt=0, description="Longest time that a stopping worker takes to finish its batch.")
+    shutdown_seconds: float = Field(
+        15.0, gt=0, description="Longest time that a stopping worker takes to finish its batch."
+    )
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

@@ -1,0 +1,320 @@
+"""Exactly-once consumption: a partition's position and the effects of its records commit in one Postgres transaction.
+
+FastStream supplies lifecycle and subscription; its acknowledgement is bypassed (`AckPolicy.MANUAL`, never acked),
+because what is committed to Kafka can run ahead of or behind what is committed to Postgres. The position is ours:
+
+1. *Assigned*: pause first, before anything awaits; then read our position, check it against the broker, seek, resume.
+2. *A batch*, per partition, in one transaction: lock the position; drop records below it; if the first record lies
+   above it and we did not just seek there, seek again; let the service apply the rest and advance the position.
+3. *Any error*: never escapes into FastStream. The partition is paused and synced again from the database, with backoff.
+4. *After COMMIT*: publish what the batch announced; tell Kafka our position, for lag tools only.
+
+docs/explanation/exactly-once.md tells why, with the failure table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.errors import BrokenInvariant
+from shared.metrics import ConsumerMetrics
+from shared.positions import Position, Positions
+from shared.postgres import Connection, Pool, transaction
+
+log = structlog.get_logger("consumer")
+
+ADVISORY_COMMIT_SECONDS = 1.0
+BACKOFF_FIRST_SECONDS = 0.1
+BACKOFF_MOST_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Records of one partition that are not applied yet, in offset order, and the position they start from."""
+
+    position: Position
+    records: Sequence[ConsumerRecord[bytes, bytes]]
+
+    @property
+    def first_offset(self) -> int:
+        return self.position.next_offset
+
+    @property
+    def next_offset(self) -> int:
+        """The position once this slice is applied."""
+        return int(self.records[-1].offset) + 1
+
+    @property
+    def gaps(self) -> int:
+        """Offsets of the slice that hold no record: transaction markers and compacted records."""
+        return self.next_offset - self.first_offset - len(self.records)
+
+
+class AfterCommit(Protocol):
+    """What remains to be done once the slice is committed: remember, publish. May fail without harm: the outbox keeps it."""
+
+    async def __call__(self) -> None: ...
+
+
+class Apply(Protocol):
+    """Stores the effects of a slice *and advances its position* in the caller's transaction."""
+
+    async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit: ...
+
+
+class _OutOfPlace(Exception):
+    """The first record lies above the position although we did not seek there: a missed seek. Seek again."""
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What we know of one assigned partition."""
+
+    synced: bool = False
+    halted: str | None = None
+    sought: int | None = None
+    failures: int = 0
+    next_offset: int = 0
+    syncing: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """Consumes a topic exactly once into Postgres. One for each subscriber; pass it as `listener=` and `bind` the subscriber."""
+
+    pool: Pool
+    positions: Positions
+    apply: Apply
+    metrics: ConsumerMetrics
+    lanes: int = 2
+    _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
+    _subscriber: Any = None
+    _advised: dict[TopicPartition, int] = field(default_factory=dict)
+    _advised_at: float = 0.0
+
+    def bind(self, subscriber: Any) -> None:
+        """Take the consumer from a FastStream subscriber, which makes it at start, before the first assignment."""
+        self._subscriber = subscriber
+
+    @property
+    def _consumer(self) -> AIOKafkaConsumer:
+        return self._subscriber.consumer
+
+    # --- assignment ---------------------------------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Forget what is no longer ours. A batch still in flight is safe: its position row decides."""
+        for tp in revoked:
+            state = self._partitions.pop(tp, None)
+            if state and state.syncing:
+                state.syncing.cancel()
+        self._count()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Pause before anything else, because fetching has begun already; then find our place in the background."""
+        tps = list(assigned)
+        self._consumer.pause(*tps)
+        for tp in tps:
+            self._partitions[tp] = _Partition()
+            self._schedule_sync(tp, delay=0.0)
+        self._count()
+
+    def _schedule_sync(self, tp: TopicPartition, *, delay: float) -> None:
+        state = self._partitions[tp]
+        state.synced = False
+        state.syncing = asyncio.create_task(
+            self._sync_until_done(tp, state, delay), name=f"sync {tp.topic}[{tp.partition}]"
+        )
+
+    async def _sync_until_done(self, tp: TopicPartition, state: _Partition, delay: float) -> None:
+        """Sync one partition, for as long as it takes: until then it stays paused."""
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                await self._sync(tp, state)
+            except BrokenInvariant as broken:
+                self._halt(tp, state, broken)
+                return
+            except Exception as error:
+                state.failures += 1
+                delay = _backoff(state.failures)
+                log.warning(
+                    "partition_sync_failed",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    error=repr(error),
+                    retry_seconds=round(delay, 2),
+                )
+            else:
+                return
+
+    async def _sync(self, tp: TopicPartition, state: _Partition) -> None:
+        """Read our position, check it against what the broker holds, seek to it and let the partition run."""
+        beginning = (await self._consumer.beginning_offsets([tp]))[tp]
+        end = (await self._consumer.end_offsets([tp]))[tp]
+        async with self.pool.acquire() as connection:
+            position = await self.positions.read(connection, tp.topic, tp.partition)
+            if position is None:
+                position = await self.positions.create(connection, tp.topic, tp.partition, beginning)
+        check_position(position, beginning, end)
+        if self._partitions.get(tp) is not state:
+            return  # revoked while we asked
+        self._consumer.seek(tp, position.next_offset)
+        state.sought = state.next_offset = position.next_offset
+        state.synced = True
+        self._consumer.resume(tp)
+        self._count()
+        log.info("partition_synced", topic=tp.topic, partition=tp.partition, position=position.next_offset, end=end)
+
+    def _halt(self, tp: TopicPartition, state: _Partition, broken: BrokenInvariant) -> None:
+        state.halted = str(broken)
+        self._count()
+        log.critical("partition_halted", topic=tp.topic, partition=tp.partition, reason=str(broken))
+
+    # --- consumption --------------------------------------------------------------------------------------------------
+
+    async def consume(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+        """Apply what FastStream fetched, partition by partition, `lanes` at a time: one decodes while another commits."""
+        lane = asyncio.Semaphore(self.lanes)
+
+        async def one(tp: TopicPartition, mine: list[ConsumerRecord[bytes, bytes]]) -> None:
+            async with lane:
+                await self._consume_partition(tp, mine)
+
+        by_partition = [
+            (tp, list(group)) for tp, group in groupby(records, key=lambda r: TopicPartition(r.topic, r.partition))
+        ]
+        await asyncio.gather(*(one(tp, mine) for tp, mine in by_partition))
+        await self._advise()
+
+    async def _consume_partition(self, tp: TopicPartition, records: list[ConsumerRecord[bytes, bytes]]) -> None:
+        state = self._partitions.get(tp)
+        if state is None or not state.synced:
+            return  # revoked, or fetched before its seek: it comes again from its position
+        try:
+            next_offset, after_commit = await self._apply(tp, state, records)
+        except Exception as error:
+            self._recover(tp, state, error)
+            return
+        state.failures, state.sought, state.next_offset = 0, None, next_offset
+        self._advised[tp] = next_offset
+        self.metrics.progressed(tp.partition, next_offset, self._end(tp))
+        try:
+            await after_commit()
+        except Exception as error:
+            log.warning("after_commit_failed", topic=tp.topic, partition=tp.partition, error=repr(error))
+
+    async def _apply(
+        self, tp: TopicPartition, state: _Partition, records: list[ConsumerRecord[bytes, bytes]]
+    ) -> tuple[int, Callable[[], Awaitable[None]]]:
+        """Apply records in one transaction; return the position after it and what remains to be done."""
+        async with transaction(self.pool) as connection:
+            position = await self.positions.lock(connection, tp.topic, tp.partition)
+            if position is None:
+                raise BrokenInvariant(
+                    f"the position of {tp.topic}[{tp.partition}] vanished: restore it before ingest goes on"
+                )
+            fresh = [record for record in records if record.offset >= position.next_offset]
+            if not fresh:
+                return position.next_offset, _nothing_more
+            if fresh[0].offset > position.next_offset and state.sought != position.next_offset:
+                raise _OutOfPlace(f"got offset {fresh[0].offset}, position is {position.next_offset}")
+            batch = Slice(position, fresh)
+            return batch.next_offset, await self.apply(connection, batch)
+
+    def _recover(self, tp: TopicPartition, state: _Partition, error: Exception) -> None:
+        """Nothing was committed, or we do not know: ask the database where we are, on a fresh connection, after a pause."""
+        if self._partitions.get(tp) is not state:
+            return
+        self._consumer.pause(tp)
+        if isinstance(error, BrokenInvariant):
+            state.synced = False
+            self._halt(tp, state, error)
+            return
+        state.failures += 1
+        self.metrics.redelivered(type(error).__name__)
+        delay = 0.0 if isinstance(error, _OutOfPlace) else _backoff(state.failures)
+        log.warning(
+            "batch_failed", topic=tp.topic, partition=tp.partition, error=repr(error), failures=state.failures, retry_seconds=round(delay, 2),
+            exc_info=error if state.failures == 3 else None,
+        )  # fmt: skip
+        self._schedule_sync(tp, delay=delay)
+        self._count()
+
+    async def _advise(self, *, now: bool = False) -> None:
+        """Tell Kafka our positions, at most once a second: for lag tools and autoscalers, never for ourselves."""
+        clock = asyncio.get_running_loop().time()
+        if not self._advised or (not now and clock - self._advised_at < ADVISORY_COMMIT_SECONDS):
+            return
+        offsets = {tp: offset for tp, offset in self._advised.items() if tp in self._partitions}
+        self._advised, self._advised_at = {}, clock
+        try:
+            await self._consumer.commit(offsets)
+        except KafkaError as error:
+            log.debug("advisory_commit_failed", error=repr(error))
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def _end(self, tp: TopicPartition) -> int | None:
+        return self._consumer.highwater(tp)  # type: ignore[no-any-return]
+
+    def _count(self) -> None:
+        states = self._partitions.values()
+        self.metrics.assigned(len(states), sum(s.synced for s in states), sum(s.halted is not None for s in states))
+
+    @property
+    def not_ready(self) -> str | None:
+        """Say why this consumer is not ready, or None if all its partitions run."""
+        halted = [f"{tp.topic}[{tp.partition}] halted: {s.halted}" for tp, s in self._partitions.items() if s.halted]
+        waiting = [
+            f"{tp.topic}[{tp.partition}] not synced"
+            for tp, s in self._partitions.items()
+            if not s.synced and not s.halted
+        ]
+        return "; ".join(halted + waiting) or None
+
+    @property
+    def lag(self) -> int:
+        """Records that are known to wait, over the partitions that run."""
+        return sum(max(0, (self._end(tp) or 0) - s.next_offset) for tp, s in self._partitions.items() if s.synced)
+
+    async def close(self) -> None:
+        """Give Kafka our last positions and end what runs in the background."""
+        for state in self._partitions.values():
+            if state.syncing:
+                state.syncing.cancel()
+        if self._subscriber is not None and self._subscriber.consumer is not None:
+            await self._advise(now=True)
+
+
+def check_position(position: Position, beginning: int, end: int) -> None:
+    """Compare a stored position with the offsets that the broker holds (pure). Raises `BrokenInvariant` that says what to do."""
+    place = f"{position.topic}[{position.partition}]"
+    if position.next_offset > end:
+        raise BrokenInvariant(
+            f"{place} ends at offset {end}, but everything below {position.next_offset} was stored already: the topic was recreated or "
+            "lost data. Nothing is read until an operator decides (docs/how-to/topic-recreated.md)"
+        )
+    if position.next_offset < beginning:
+        raise BrokenInvariant(
+            f"{place} begins at offset {beginning}, but {position.next_offset} is next: retention deleted {beginning - position.next_offset} "
+            "records before they were read. Nothing is read until an operator decides (docs/how-to/retention-overrun.md)"
+        )
+
+
+def _backoff(failures: int) -> float:
+    most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
+    return most * random.uniform(0.5, 1.0)  # noqa: S311 – jitter, not a secret
+
+
+async def _nothing_more() -> None:
+    return None

@@ -1,0 +1,149 @@
+"""Kafka: the broker factory, the raw decoder that never raises, topics, and the producer of an outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka.message import FAKE_CONSUMER
+
+from shared.consumer import ExactlyOnceConsumer
+from shared.contracts import (
+    BILLING_EVENTS,
+    COMPACTED_TOPICS,
+    REFERENCE_CHANGED,
+    SUBSCRIPTION_STATUS,
+    USAGE_DEAD_LETTER,
+    USAGE_EVENTS,
+    USAGE_RECORDED,
+)
+from shared.errors import ServiceUnavailable
+from shared.outbox import Message
+from shared.settings import KafkaSettings
+
+PARTITION_FETCH_BYTES = 4 * 2**20
+"""Most bytes that one fetch brings from one partition: about 6,000 events of 670 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """How one service reads one topic."""
+
+    topic: str
+    group_id: str
+    instance: str
+    max_records: int
+    batch_timeout_ms: int = 50
+
+
+def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
+    """Return a FastStream broker that publishes idempotently with acks=all and touches no message body."""
+    return KafkaBroker(
+        settings.kafka_bootstrap_servers.split(","),
+        client_id=client_id,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=2,
+        allow_auto_create_topics=False,
+        apply_types=False,
+        logger=None,
+    )
+
+
+def subscribe(broker: KafkaBroker, consumer: ExactlyOnceConsumer, how: Subscription) -> None:
+    """Let `consumer` read a topic. Static membership: a restarted worker gets its partitions back without a rebalance."""
+    subscriber = broker.subscriber(
+        how.topic,
+        batch=True,
+        group_id=how.group_id,
+        group_instance_id=f"{how.group_id}-{how.instance}",
+        ack_policy=AckPolicy.MANUAL,
+        auto_offset_reset="earliest",
+        batch_timeout_ms=how.batch_timeout_ms,
+        max_records=how.max_records,
+        max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=2_000,
+        rebalance_timeout_ms=20_000,
+        listener=consumer,
+        parser=_raw_message,
+        decoder=_raw_records,
+    )
+    consumer.bind(subscriber)
+    subscriber(consumer.consume)
+
+
+async def _raw_message(records: Any) -> KafkaMessage:
+    """Wrap fetched records without looking into them: FastStream's own parser loses a whole batch to one bad header."""
+    return KafkaMessage(body=b"", headers={}, raw_message=records, message_id="", consumer=FAKE_CONSUMER)
+
+
+async def _raw_records(message: KafkaMessage) -> Any:
+    """Hand the records over as they came."""
+    return message.raw_message
+
+
+class OutboxProducer:
+    """Publishes outbox messages through the broker and waits until each is acknowledged."""
+
+    def __init__(self, broker: KafkaBroker) -> None:
+        self._broker = broker
+
+    async def __call__(self, messages: Sequence[Message]) -> None:
+        """Raise if one message was not acknowledged; the others may have been, and come again: consumers are idempotent."""
+        acknowledgements = [
+            await self._broker.publish(
+                m.value, m.topic, key=m.key, partition=m.partition, headers=dict(m.headers), no_confirm=True
+            )
+            for m in messages
+        ]  # fmt: skip
+        await asyncio.gather(*acknowledgements)  # no_confirm gives futures
+
+
+def topic_plan(partitions: int) -> dict[str, int]:
+    """Return all topics with their number of partitions: usage.recorded follows usage.events, the rest needs no more than order by key."""
+    return {
+        USAGE_EVENTS: partitions,
+        USAGE_RECORDED: partitions,
+        USAGE_DEAD_LETTER: 1,
+        SUBSCRIPTION_STATUS: partitions,
+        BILLING_EVENTS: 1,
+        REFERENCE_CHANGED: 1,
+    }
+
+
+async def create_topics(bootstrap_servers: str, *, partitions: int, replication_factor: int = 1) -> list[str]:
+    """Create the topics that are missing and return their names. Raises `ServiceUnavailable` if no broker answers."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    try:
+        await admin.start()
+    except KafkaError as error:
+        await admin.close()
+        raise kafka_unavailable(bootstrap_servers, error) from error
+    try:
+        existing = set(await admin.list_topics())
+        missing = {name: count for name, count in topic_plan(partitions).items() if name not in existing}
+        with contextlib.suppress(TopicAlreadyExistsError):  # another one was quicker
+            await admin.create_topics([_new_topic(name, count, replication_factor) for name, count in missing.items()])
+        return list(missing)
+    finally:
+        await admin.close()
+
+
+def _new_topic(name: str, partitions: int, replication_factor: int) -> NewTopic:
+    policy = {"cleanup.policy": "compact"} if name in COMPACTED_TOPICS else {"retention.ms": str(7 * 24 * 3600 * 1000)}
+    return NewTopic(name=name, num_partitions=partitions, replication_factor=replication_factor, topic_configs=policy)
+
+
+def kafka_unavailable(bootstrap_servers: str, error: BaseException) -> ServiceUnavailable:
+    """Return the error that a person sees when no broker answers."""
+    return ServiceUnavailable(
+        f"Kafka does not answer at {bootstrap_servers} ({type(error).__name__}): check KAFKA_BOOTSTRAP_SERVERS, or start one with 'tallystick local up'"
+    )

@@ -1,0 +1,217 @@
+"""Runs one worker process: settings, logs, signals, background work, /metrics, /livez and /readyz.
+
+A service's `app.py` builds a `Worker`; this module runs it the same way for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.kafka import KafkaBroker
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from shared.consumer import ExactlyOnceConsumer
+from shared.errors import ConfigurationError, TallystickError
+from shared.kafka import kafka_unavailable
+from shared.logs import configure_logs
+from shared.metrics import LOOP_DELAY
+from shared.postgres import Pool, create_pool
+from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, load
+
+log = structlog.get_logger("worker")
+
+HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_LATE_SECONDS = 15.0
+STUCK_SECONDS = 300.0
+STARTUP_WAIT_SECONDS = 20.0
+
+
+class PipelineSettings(KafkaSettings, PostgresSettings, WorkerSettings):
+    """What every worker of the pipeline needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """Background work: `action` runs every `seconds` after it last ended. An error is logged, the next run comes."""
+
+    name: str
+    seconds: float
+    action: Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Worker:
+    """What a composition root hands over: the broker with its subscribers, the consumers behind them, the background work."""
+
+    name: str
+    broker: KafkaBroker
+    consumers: Sequence[ExactlyOnceConsumer] = ()
+    topics: Sequence[str] = ()
+    periodic: Sequence[Periodic] = ()
+    on_stop: Sequence[Callable[[], Awaitable[object]]] = ()
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _beat: float = field(default_factory=monotonic)
+
+    async def start(self) -> None:
+        """Start the heartbeat and the background work."""
+        work = [Periodic("heartbeat", HEARTBEAT_SECONDS, self._heartbeat), *self.periodic]
+        self._tasks = [asyncio.create_task(_repeat(p), name=p.name) for p in work]
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collections then look at what a batch made, which halves decoding's cost
+        gc.set_threshold(50_000, 20, 50)
+
+    async def stop(self) -> None:
+        """End background work; consumers tell Kafka where they stand."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for consumer in self.consumers:
+            await consumer.close()
+        for action in self.on_stop:
+            await action()
+
+    async def _heartbeat(self) -> None:
+        now = monotonic()
+        LOOP_DELAY.set(max(0.0, now - self._beat - HEARTBEAT_SECONDS))
+        self._beat = now
+
+    @property
+    def dead(self) -> str | None:
+        """Say why a restart would help, or None. A broker or database that is away is no such reason."""
+        if monotonic() - self._beat > HEARTBEAT_LATE_SECONDS:
+            return f"the event loop has not run for {monotonic() - self._beat:.0f} s"
+        for consumer in self.consumers:
+            still = monotonic() - consumer.metrics.last_progress
+            if consumer.lag > 0 and consumer.not_ready is None and still > STUCK_SECONDS:
+                return f"{consumer.metrics.topic}: {consumer.lag} records wait, nothing was committed for {still:.0f} s"
+        return None
+
+
+async def _repeat(work: Periodic) -> None:
+    while True:
+        try:
+            await work.action()
+        except Exception as error:
+            log.warning("periodic_failed", work=work.name, error=repr(error))
+        await asyncio.sleep(work.seconds)
+
+
+def _routes(worker: Worker, pool: Pool) -> list[tuple[str, Any]]:
+    @get
+    async def metrics(_scope: Any) -> AsgiResponse:
+        return AsgiResponse(generate_latest(), 200, {"content-type": CONTENT_TYPE_LATEST})
+
+    @get
+    async def livez(_scope: Any) -> AsgiResponse:
+        return _verdict(worker.dead)
+
+    @get
+    async def readyz(_scope: Any) -> AsgiResponse:
+        reasons = [reason for reason in (await _not_writable(pool), *(c.not_ready for c in worker.consumers)) if reason]
+        return _verdict("; ".join(reasons) or None)
+
+    return [("/metrics", metrics), ("/livez", livez), ("/readyz", readyz)]
+
+
+def _verdict(problem: str | None) -> AsgiResponse:
+    return AsgiResponse(
+        (problem or "ok").encode() + b"\n", 503 if problem else 200, {"content-type": "text/plain; charset=utf-8"}
+    )
+
+
+async def _not_writable(pool: Pool) -> str | None:
+    try:
+        read_only = await pool.fetchval("SELECT current_setting('transaction_read_only')", timeout=3)
+    except Exception as error:
+        return f"database: {error!r}"
+    return "database is read-only" if read_only == "on" else None
+
+
+async def check_kafka(bootstrap_servers: str, topics: Sequence[str]) -> None:
+    """Wait a little for a broker. Raises `ServiceUnavailable`, or `ConfigurationError` that names the topics that are missing."""
+    deadline = monotonic() + STARTUP_WAIT_SECONDS
+    while True:
+        client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)
+        try:
+            await client.bootstrap()
+            existing = client.cluster.topics() | await _all_topics(client)
+            break
+        except (KafkaError, OSError) as error:
+            if monotonic() > deadline:
+                raise kafka_unavailable(bootstrap_servers, error) from error
+            await asyncio.sleep(0.5)
+        finally:
+            await client.close()
+    if missing := [topic for topic in topics if topic not in existing]:
+        raise ConfigurationError(f"Kafka has no topic {', '.join(missing)}: make them with 'tallystick topics' first")
+
+
+async def _all_topics(client: AIOKafkaClient) -> set[str]:
+    metadata = await client.fetch_all_metadata()
+    return set(metadata.topics())
+
+
+SettingsT = TypeVar("SettingsT", bound=PipelineSettings)
+
+
+def main(
+    name: str, settings_type: type[SettingsT], build: Callable[[SettingsT, Pool], Worker], *, default_port: int
+) -> None:
+    """Run a worker until SIGTERM or SIGINT. Exit code 0 after a graceful stop, 2 with one line for a person's mistake."""
+    try:
+        settings = load(settings_type)
+        configure_logs(settings.log_level, service=name, instance=settings.instance)
+        _run(_serve(name, settings, build, default_port))
+    except TallystickError as error:
+        print(f"tallystick {name}: {error}", file=sys.stderr)  # noqa: T201 – the last word to a person
+        sys.exit(2)
+
+
+def _run(serve: Coroutine[Any, Any, None]) -> None:
+    # uvicorn raises the signal that stopped it again once it is done: a graceful stop must still end with code 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        asyncio.run(serve)
+    except KeyboardInterrupt:
+        log.info("interrupted")
+
+
+async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Pool], Worker], default_port: int) -> None:
+    pool = await create_pool(
+        settings.database_url, max_size=settings.database_pool_max, application_name=f"tallystick-{name}"
+    )
+    try:
+        worker = build(settings, pool)
+        await check_kafka(settings.kafka_bootstrap_servers, worker.topics)
+        app = AsgiFastStream(
+            worker.broker,
+            asgi_routes=_routes(worker, pool),
+            logger=None,
+            after_startup=[worker.start],
+            on_shutdown=[worker.stop],
+        )
+        port = settings.http_port or default_port
+        log.info("worker_starts", pid=os.getpid(), http=f"http://{settings.http_host}:{port}")
+        await app.run(
+            run_extra_options={
+                "host": settings.http_host,
+                "port": str(port),
+                "log_config": None,  # keep our own JSON logs
+                "timeout_graceful_shutdown": int(settings.shutdown_seconds),
+            }
+        )
+        log.info("worker_stopped")
+    finally:
+        await asyncio.wait_for(pool.close(), timeout=10)
