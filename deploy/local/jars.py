@@ -1,0 +1,165 @@
+"""The broker's jars: the exact files that the committed lock names, fetched once per user and verified at every start.
+
+`python -m deploy.local.jars` resolves the coordinates below afresh and rewrites the lock; nothing else ever resolves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.errors import LocalStackError
+
+COORDINATES = ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-simple:1.7.36")
+LOCK = Path(__file__).with_name("kafka.lock.toml")
+_DOWNLOADS_AT_ONCE = 8
+_ATTEMPTS_PER_JAR = 3
+_TIMEOUT_SECONDS = 60
+_LEFTOVER_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Jar:
+    """One locked file: Maven coordinates and the SHA-256 of its bytes in hexadecimal."""
+
+    group: str
+    artifact: str
+    version: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        return f"{self.artifact}-{self.version}.jar"
+
+    def path_in(self, cache: Path) -> Path:
+        """Where the jar is in a directory of Maven's layout."""
+        return cache.joinpath(*self.group.split("."), self.artifact, self.version, self.filename)
+
+    def is_intact(self, cache: Path) -> bool:
+        try:
+            with self.path_in(cache).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+        except FileNotFoundError:
+            return False
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """The user's jar cache, shared by all checkouts."""
+    home = environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "tallystick" / "jars"
+
+
+def locked_jars(lock: Path = LOCK) -> list[Jar]:
+    """The jars that the lock names, in class-path order."""
+    with lock.open("rb") as file:
+        return [Jar(**entry) for entry in tomllib.load(file)["jar"]]
+
+
+def ensure_jars(jars: Sequence[Jar], cache: Path, say: Callable[[str], None]) -> list[Path]:
+    """The paths of all jars, in order, each with the locked content; what is missing or damaged is fetched.
+
+    Raises `LocalStackError` when a jar cannot be fetched or when what was fetched is not what the lock names.
+    """
+    missing = [jar for jar in jars if not jar.is_intact(cache)]
+    if missing:
+        say(f"fetching {len(missing)} jars of Apache Kafka from Maven Central into {cache}")
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(cache)
+            # Fetched aside and renamed when verified, so that an interrupted run or a second one never sees half a jar.
+            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as aside:
+                _fetch_all(missing, Path(aside), cache, say)
+        except OSError as error:
+            raise LocalStackError(
+                f"the jar cache {cache} cannot be used: {error}; set XDG_CACHE_HOME to choose another place"
+            ) from error
+    return [jar.path_in(cache) for jar in jars]
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Remove what an interrupted download left; what is younger may belong to one that runs now."""
+    for leftover in cache.glob(".fetching-*"):
+        if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _fetch_all(jars: Sequence[Jar], aside: Path, cache: Path, say: Callable[[str], None]) -> None:
+    with ThreadPoolExecutor(max_workers=_DOWNLOADS_AT_ONCE, thread_name_prefix="jars") as pool:
+        try:
+            for done, future in enumerate(
+                as_completed([pool.submit(_fetch, jar, aside, cache) for jar in jars]), start=1
+            ):
+                future.result()
+                if done % 10 == 0 or done == len(jars):
+                    say(f"fetched {done} of {len(jars)} jars")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _fetch(jar: Jar, aside: Path, cache: Path) -> None:
+    """Download one jar, verify it, then move it to its place."""
+    _download(jar, aside)
+    if not jar.is_intact(aside):
+        raise LocalStackError(
+            f"the jar {jar.group}:{jar.artifact}:{jar.version} that Maven Central served is not the one that {LOCK.name} names "
+            "(its SHA-256 differs): something between here and there changes downloads"
+        )
+    jar.path_in(cache).parent.mkdir(parents=True, exist_ok=True)
+    jar.path_in(aside).replace(jar.path_in(cache))
+
+
+def _download(jar: Jar, aside: Path) -> None:
+    # Only jgo's single-artifact download is used: its environment builder looks for a JDK on the network.
+    from jgo.maven import MavenContext  # noqa: PLC0415 (slow to import, and not needed once the cache is filled)
+
+    context = MavenContext(repo_cache=aside, timeout=_TIMEOUT_SECONDS)
+    artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact()
+    for attempt in range(1, _ATTEMPTS_PER_JAR + 1):
+        try:
+            artifact.resolve()
+            return
+        except (OSError, RuntimeError) as error:  # requests' errors are OSErrors; jgo says RuntimeError for "not found"
+            jar.path_in(aside).unlink(missing_ok=True)
+            if attempt == _ATTEMPTS_PER_JAR:
+                raise LocalStackError(
+                    f"the jar {jar.group}:{jar.artifact}:{jar.version} cannot be fetched from Maven Central ({_short(error)}): "
+                    "check the network, or name a broker in KAFKA_BOOTSTRAP_SERVERS"
+                ) from error
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def resolve_lock() -> str:
+    """Resolve `COORDINATES` with their runtime dependencies and return the text of a lock file. Downloads everything."""
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as cache:
+        context = MavenContext(repo_cache=Path(cache), timeout=_TIMEOUT_SECONDS)
+        inputs, transitive = context.resolver.resolve([context.create_dependency(text) for text in COORDINATES])
+        entries = []
+        for dependency in [*inputs, *(found for found in transitive if found.scope in ("compile", "runtime"))]:
+            artifact = dependency.artifact
+            digest = hashlib.sha256(artifact.resolve().read_bytes()).hexdigest()
+            entries.append(
+                f'[[jar]]\ngroup = "{artifact.groupId}"\nartifact = "{artifact.artifactId}"\n'
+                f'version = "{artifact.version}"\nsha256 = "{digest}"\n'
+            )
+    header = (
+        f"# Made by `python -m deploy.local.jars` from {', '.join(COORDINATES)}: the class path of the local broker.\n"
+    )
+    return "\n".join([header, *entries])
+
+
+if __name__ == "__main__":
+    LOCK.write_text(resolve_lock(), encoding="utf-8")
