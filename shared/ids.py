@@ -6,8 +6,11 @@ from uuid import UUID
 
 import uuid_utils
 import uuid_utils.compat
+from asyncpg.pgproto import pgproto
 
 EVENT_NAMESPACE = uuid_utils.UUID("b1d3bb55-6f6b-5d3c-9f0e-6f3b1f7e5a10")
+
+_uuid5 = uuid_utils.uuid5
 
 
 def uuid7() -> UUID:
@@ -15,9 +18,19 @@ def uuid7() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
-def event_id(source: str, request_id: str) -> UUID:
-    """Return the stored id of a usage event: UUIDv5 of its identity `(source, id)`.
+def event_key(source: str, request_id: str) -> bytes:
+    """Return the stored id of a usage event as 16 bytes: UUIDv5 of its identity `(source, id)`.
 
-    The two parts are separated by a line feed preceded by the length of `source`, so that no two identities share a name.
+    The name is `<length of source>:<source>:<id>`: with the length in front no two identities share a name.
     """
-    return UUID(int=uuid_utils.uuid5(EVENT_NAMESPACE, f"{len(source)}\n{source}\n{request_id}").int)
+    return _uuid5(EVENT_NAMESPACE, f"{len(source)}:{source}:{request_id}").bytes
+
+
+def uuid_of_bytes(key: bytes) -> UUID:
+    """Return the UUID that 16 bytes spell."""
+    return pgproto.UUID(key)  # type: ignore[no-any-return]  # a uuid.UUID that is made 15 times as fast
+
+
+def event_id(source: str, request_id: str) -> UUID:
+    """Return the stored id of a usage event (see `event_key`)."""
+    return UUID(bytes=event_key(source, request_id))

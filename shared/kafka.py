@@ -32,6 +32,10 @@ PARTITION_FETCH_BYTES = 4 * 2**20
 """Most bytes that one fetch brings from one partition: about 6,000 events of 670 bytes."""
 
 
+LARGEST_MESSAGE_BYTES = 16 * 2**20
+"""Largest message that we publish: a dead letter carries a record of any size that the broker let in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """How one service reads one topic."""
@@ -51,6 +55,7 @@ def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
         acks="all",
         enable_idempotence=True,
         linger_ms=2,
+        max_request_size=LARGEST_MESSAGE_BYTES,
         allow_auto_create_topics=False,
         apply_types=False,
         logger=None,
@@ -139,11 +144,14 @@ async def create_topics(bootstrap_servers: str, *, partitions: int, replication_
 
 def _new_topic(name: str, partitions: int, replication_factor: int) -> NewTopic:
     policy = {"cleanup.policy": "compact"} if name in COMPACTED_TOPICS else {"retention.ms": str(7 * 24 * 3600 * 1000)}
+    if name == USAGE_DEAD_LETTER:
+        policy["max.message.bytes"] = str(LARGEST_MESSAGE_BYTES)  # a refused record plus its reason outgrows the record
     return NewTopic(name=name, num_partitions=partitions, replication_factor=replication_factor, topic_configs=policy)
 
 
 def kafka_unavailable(bootstrap_servers: str, error: BaseException) -> ServiceUnavailable:
     """Return the error that a person sees when no broker answers."""
     return ServiceUnavailable(
-        f"Kafka does not answer at {bootstrap_servers} ({type(error).__name__}): check KAFKA_BOOTSTRAP_SERVERS, or start one with 'tallystick local up'"
+        f"Kafka does not answer at {bootstrap_servers} ({type(error).__name__}): "
+        "check KAFKA_BOOTSTRAP_SERVERS, or start one with 'tallystick local up'"
     )

@@ -14,8 +14,10 @@ LIMIT $1
 FOR UPDATE SKIP LOCKED;
 
 -- name: delete
--- Forgets messages that the broker has acknowledged.
-DELETE FROM {table} WHERE id = ANY($1::uuid[]);
+-- Forgets messages that the broker has acknowledged. Its commit need not reach the disk at once: what a crash brings
+-- back is published again, and consumers are idempotent. (The cross join makes sure that the setting is made.)
+WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+DELETE FROM {table} USING lazily WHERE id = ANY($1::uuid[]);
 
 -- name: waiting
 -- How many messages wait, and for how many seconds the oldest has.

@@ -202,6 +202,8 @@ CREATE TABLE ingest_outbox (
     headers    jsonb   NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now()
 );
+-- Messages are read once and deleted: compressing a hundred kilobytes of JSON for that costs more than the space.
+ALTER TABLE ingest_outbox ALTER COLUMN value SET STORAGE EXTERNAL;
 CREATE TABLE aggregator_outbox (LIKE ingest_outbox INCLUDING ALL);
 CREATE TABLE billing_outbox (LIKE ingest_outbox INCLUDING ALL);
 

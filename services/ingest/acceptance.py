@@ -1,0 +1,252 @@
+"""What ingest accepts (pure): the bytes of a record become a usage event, or a reason that a person understands.
+
+The common case is one msgspec decode into typed structs. Only what fails it is looked at again, slowly, to say why – or
+to find that an unknown attribute of `data`, which is allowed, was the only trouble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from shared.contracts import MAX_STRING, SPEC_VERSION, USAGE_TYPE, UsageData, UsageEvent
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Reason(StrEnum):
+    """Why a record is quarantined. The label of a metric: few, stable names."""
+
+    TOMBSTONE = "tombstone"
+    TOO_LARGE = "too_large"
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    MISSING_FIELD = "missing_field"
+    INVALID_VALUE = "invalid_value"
+    NUL_CHARACTER = "nul_character"
+    UNKNOWN_VERSION = "unknown_version"
+    UNKNOWN_TYPE = "unknown_type"
+    NOBODY_NAMED = "nobody_named"
+    METADATA_TOO_LARGE = "metadata_too_large"
+    TOO_OLD = "too_old"
+    TOO_FAR_AHEAD = "too_far_ahead"
+    KEY_MISMATCH = "key_mismatch"
+    CONFLICT = "conflict"
+    REFUSED_BY_DATABASE = "refused_by_database"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that is not a usage event of ours. `detail` says what is wrong and, where one can, how to mend it."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a record may be. Bytes, counts, and how far its event time may lie from now."""
+
+    record_bytes: int = 256 * 1024
+    metadata_bytes: int = 4 * 1024
+    metadata_keys: int = 32
+    ahead: timedelta = timedelta(minutes=5)
+    late: timedelta = timedelta(days=35)
+
+    def window(self, now: datetime) -> tuple[datetime, datetime]:
+        """Return the earliest and the latest event time that is accepted at `now`."""
+        return now - self.late, now + self.ahead
+
+
+_decode = msgspec.json.Decoder(UsageEvent).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.encode
+_DATA_FIELDS = frozenset(UsageData.__struct_fields__)
+_NUL = b"\\u0000"
+
+
+def accept(
+    value: bytes | None, headers: Headers, limits: Limits, earliest: datetime, latest: datetime
+) -> UsageEvent | Rejected:
+    """Return the usage event in a record, in structured or binary CloudEvents mode, or why there is none.
+
+    Never raises, whatever the bytes. `earliest` and `latest` come from `limits.window(now)`, once for a batch.
+    """
+    if value is None:
+        return Rejected(
+            Reason.TOMBSTONE, "the record has no value; a usage event cannot be deleted, send a void event instead"
+        )
+    if len(value) > limits.record_bytes:
+        return Rejected(
+            Reason.TOO_LARGE,
+            f"the record has {len(value)} bytes, {limits.record_bytes} are allowed; send less metadata",
+        )
+    try:
+        event = _decode_binary_mode(value, headers) if headers and _is_binary_mode(headers) else _decode(value)
+    except Exception:
+        found = _decode_slowly(value, headers)
+        if isinstance(found, Rejected):
+            return found
+        event = found
+    return _judge(event, value, limits, earliest, latest) or event
+
+
+def _judge(event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, latest: datetime) -> Rejected | None:
+    """Return what is wrong with a well-formed event, if anything: the rules that lie between fields."""
+    data = event.data
+    if event.type != USAGE_TYPE or event.specversion != SPEC_VERSION:
+        return _unknown_contract(event.specversion, event.type)
+    if data.model is None and data.tool_name is None:
+        return Rejected(
+            Reason.MISSING_FIELD, "data needs a model or a tool_name: without one nobody can tell what was used"
+        )
+    if event.subject is None and data.api_key_id is None and data.api_key_hash is None:
+        return Rejected(
+            Reason.NOBODY_NAMED, "give a subject (subscription id), data.api_key_id or data.api_key_hash: who used it?"
+        )
+    if data.cached_tokens > data.request_tokens:
+        return Rejected(
+            Reason.INVALID_VALUE,
+            f"data.cached_tokens {data.cached_tokens} exceeds data.request_tokens {data.request_tokens}; "
+            "request_tokens includes cached ones: add them up before sending",
+        )
+    if event.time < earliest:
+        return Rejected(
+            Reason.TOO_OLD,
+            f"time {event.time.isoformat()} is before {earliest.isoformat()}, the start of the late window",
+        )
+    if event.time > latest:
+        return Rejected(
+            Reason.TOO_FAR_AHEAD,
+            f"time {event.time.isoformat()} is after {latest.isoformat()}; check the gateway's clock",
+        )
+    if data.metadata is not None and (problem := _metadata_problem(data.metadata, limits)):
+        return problem
+    if _NUL in value and _has_nul(msgspec.to_builtins(event)):
+        return Rejected(
+            Reason.NUL_CHARACTER, "a text contains the NUL character (\\u0000), which Postgres cannot store; remove it"
+        )
+    return None
+
+
+def _metadata_problem(metadata: dict[str, Any], limits: Limits) -> Rejected | None:
+    if len(metadata) > limits.metadata_keys:
+        return Rejected(
+            Reason.METADATA_TOO_LARGE, f"metadata has {len(metadata)} keys, {limits.metadata_keys} are allowed"
+        )
+    size = len(_encode(metadata))
+    if size > limits.metadata_bytes:
+        return Rejected(Reason.METADATA_TOO_LARGE, f"metadata has {size} bytes, {limits.metadata_bytes} are allowed")
+    return None
+
+
+def _unknown_contract(specversion: object, event_type: object) -> Rejected:
+    if specversion != SPEC_VERSION:
+        return Rejected(
+            Reason.UNKNOWN_VERSION,
+            f"specversion {_short(specversion)} is not known here; send CloudEvents {SPEC_VERSION}",
+        )
+    return Rejected(
+        Reason.UNKNOWN_TYPE, f"type {_short(event_type)} is not known here; usage events have type {USAGE_TYPE}"
+    )
+
+
+# --- binary mode: attributes in ce_* headers, data in the body -------------------------------------------------------
+
+
+def _is_binary_mode(headers: Headers) -> bool:
+    return any(name in {"ce_specversion", "ce_id"} for name, _ in headers)
+
+
+def _decode_binary_mode(value: bytes, headers: Headers) -> UsageEvent:
+    envelope = {name[3:]: _header_text(content) for name, content in headers if name.startswith("ce_")}
+    return msgspec.convert({**envelope, "data": _decode_any(value)}, UsageEvent)
+
+
+def _header_text(content: bytes | None) -> str:
+    return (content or b"").decode("utf-8")
+
+
+# --- the slow look ---------------------------------------------------------------------------------------------------
+
+
+def _decode_slowly(value: bytes, headers: Headers) -> UsageEvent | Rejected:
+    """Say why a record did not decode, or decode it with the unknown attributes of `data` moved under `metadata`."""
+    try:
+        value.decode("utf-8")
+        binary = bool(headers) and _is_binary_mode(headers)
+        envelope = (
+            {name[3:]: _header_text(content) for name, content in headers if name.startswith("ce_")} if binary else {}
+        )
+    except UnicodeDecodeError as error:
+        return Rejected(Reason.NOT_UTF8, f"the text is not UTF-8 (byte {error.start}: {error.reason})")
+    try:
+        document = _decode_any(value)
+    except RecursionError:
+        return Rejected(Reason.NOT_JSON, "the JSON is nested too deeply")
+    except (msgspec.DecodeError, ValueError) as error:
+        return Rejected(Reason.NOT_JSON, f"the value is not JSON: {error}")
+    if binary:
+        document = {**envelope, "data": document}
+    if not isinstance(document, dict):
+        return Rejected(
+            Reason.NOT_JSON, f"the value is a JSON {_json_kind(document)}, not an object with a CloudEvents envelope"
+        )
+    return _convert(document)
+
+
+def _convert(document: dict[str, Any]) -> UsageEvent | Rejected:
+    for attribute in ("specversion", "type"):
+        if attribute not in document:
+            return Rejected(Reason.MISSING_FIELD, f"the CloudEvents attribute '{attribute}' is missing")
+    if document["specversion"] != SPEC_VERSION or document["type"] != USAGE_TYPE:
+        return _unknown_contract(document["specversion"], document["type"])
+    data = document.get("data")
+    if isinstance(data, dict) and (unknown := data.keys() - _DATA_FIELDS):
+        document = {**document, "data": _with_unknown_under_metadata(data, unknown)}
+    try:
+        return msgspec.convert(document, UsageEvent)
+    except RecursionError:
+        return Rejected(Reason.NOT_JSON, "the JSON is nested too deeply")
+    except (msgspec.ValidationError, ValueError) as error:
+        message = str(error)
+        reason = Reason.MISSING_FIELD if "missing required field" in message else Reason.INVALID_VALUE
+        return Rejected(reason, message[:MAX_STRING])
+
+
+def _with_unknown_under_metadata(data: dict[str, Any], unknown: Iterable[str]) -> dict[str, Any]:
+    metadata = data.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        return data  # a wrong type: let the conversion say so
+    known = {name: content for name, content in data.items() if name in _DATA_FIELDS}
+    return {**known, "metadata": {**{name: data[name] for name in sorted(unknown)}, **(metadata or {})}}
+
+
+def _has_nul(part: object) -> bool:
+    if isinstance(part, str):
+        return "\x00" in part
+    if isinstance(part, dict):
+        return any(_has_nul(key) or _has_nul(content) for key, content in part.items())
+    if isinstance(part, list):
+        return any(_has_nul(item) for item in part)
+    return False
+
+
+def _json_kind(document: object) -> str:
+    kinds = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return kinds.get(type(document), "value")
+
+
+def _short(thing: object) -> str:
+    text = repr(thing)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def in_utc(at: datetime) -> datetime:
+    """Return the same instant in UTC; already-UTC times, the common case, are returned as they are."""
+    return at if at.tzinfo is UTC else at.astimezone(UTC)

@@ -1,0 +1,59 @@
+"""Ingest's composition root."""
+
+from __future__ import annotations
+
+from services.ingest.attribution import Attributor
+from services.ingest.handlers import IngestBatch
+from services.ingest.held import HeldEvents
+from services.ingest.publishing import LEFTOVER_SECONDS, Publishing
+from services.ingest.recent import RecentEvents
+from services.ingest.settings import Settings
+from services.ingest.store import UsageLog
+from shared.clock import SystemClock
+from shared.consumer import ExactlyOnceConsumer
+from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED
+from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
+from shared.metrics import ConsumerMetrics
+from shared.outbox import Outbox
+from shared.positions import Positions
+from shared.postgres import Pool
+from shared.worker import Periodic, Worker
+
+GROUP = "tallystick-ingest"
+
+
+def build(settings: Settings, pool: Pool) -> Worker:
+    """Wire an ingest worker."""
+    broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
+    recent = RecentEvents(settings.ingest_recent_events)
+    outbox = Outbox("ingest_outbox")
+    publishing = Publishing(pool, outbox, OutboxProducer(broker))
+    ingest = IngestBatch(
+        cluster=settings.kafka_cluster,
+        limits=settings.limits(),
+        clock=SystemClock(),
+        log=UsageLog(pool, recent),
+        recent=recent,
+        attributor=Attributor(),
+        outbox=outbox,
+        publishing=publishing,
+    )
+    consumer = ExactlyOnceConsumer(
+        pool=pool,
+        positions=Positions("ingest_positions", cluster=settings.kafka_cluster),
+        apply=ingest,
+        metrics=ConsumerMetrics(USAGE_EVENTS),
+        lanes=settings.ingest_lanes,
+    )
+    subscribe(broker, consumer, Subscription(USAGE_EVENTS, GROUP, settings.instance, settings.ingest_batch_records))
+    return Worker(
+        name="ingest",
+        broker=broker,
+        consumers=[consumer],
+        topics=[USAGE_EVENTS, USAGE_RECORDED, USAGE_DEAD_LETTER],
+        periodic=[
+            Periodic("held events", 1.0, HeldEvents(pool, ingest).attribute),
+            Periodic("outbox leftovers", LEFTOVER_SECONDS, publishing.leftovers),
+        ],
+        on_stop=[publishing.finish],
+    )

@@ -1,0 +1,96 @@
+"""Pre-aggregation (pure): what a batch's new rows add, by key and hour, and by provider and minute.
+
+Sums only: adding the deltas of any split of the rows gives the deltas of the whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from services.ingest.rows import UsageRow
+from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageDelta
+
+RATE_LIMITED = 429
+
+
+def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[ProviderDelta]]:
+    """Return the deltas of `rows`, in the order in which their keys first appear."""
+    deltas: dict[tuple[object, ...], UsageDelta] = {}
+    providers: dict[tuple[str, datetime], ProviderDelta] = {}
+    minutes: dict[tuple[str, datetime], list[UsageRow]] = {}
+    for row in rows:
+        at, status = row.created_at, row.status_code
+        hour = at.replace(minute=0, second=0, microsecond=0)
+        status_class = 2 if status < 400 else status // 100
+        key = (
+            row.subscription_id, hour, row.model_id, row.tool_name, row.power_level, row.byok, status_class,
+            row.api_key_id, row.provider, row.feature_type,
+        )  # fmt: skip
+        delta = deltas.get(key)
+        if delta is None:
+            delta = deltas[key] = _new_delta(row, hour, status_class)
+        delta.requests += 1
+        delta.request_tokens += row.request_tokens
+        delta.response_tokens += row.response_tokens
+        delta.cached_tokens += row.cached_tokens
+        if status_class != 2:
+            delta.errors += 1
+        if row.tokens_returned:
+            delta.tokens_returned += row.tokens_returned
+        if (latency := row.latency_ms) is not None:
+            delta.latency_sum_ms += latency
+            delta.latency_count += 1
+            delta.latency_histogram[bisect_left(LATENCY_BUCKETS_MS, latency)] += 1
+        if at < delta.first_event_at:  # type: ignore[operator]  # set by _new_delta
+            delta.first_event_at = at
+        elif at > delta.last_event_at:  # type: ignore[operator]
+            delta.last_event_at = at
+        if row.provider is not None:
+            minutes.setdefault((row.provider, at.replace(second=0, microsecond=0)), []).append(row)
+    for (provider, minute), seen in minutes.items():
+        providers[provider, minute] = _observe(provider, minute, seen)
+    return list(deltas.values()), list(providers.values())
+
+
+def _new_delta(row: UsageRow, hour: datetime, status_class: int) -> UsageDelta:
+    return UsageDelta(
+        subscription_id=UUID(bytes=row.subscription_id.bytes),
+        hour=hour,
+        api_key_id=None if row.api_key_id is None else UUID(bytes=row.api_key_id.bytes),
+        model_id=row.model_id or "",
+        tool_name=row.tool_name or "",
+        provider=row.provider or "",
+        feature_type=row.feature_type or "",
+        power_level=row.power_level,
+        byok=row.byok,
+        status_class=status_class,
+        latency_histogram=[0] * LATENCY_BUCKET_COUNT,
+        first_event_at=row.created_at,
+        last_event_at=row.created_at,
+    )
+
+
+def _observe(provider: str, minute: datetime, rows: Sequence[UsageRow]) -> ProviderDelta:
+    """Return what `rows`, all of one provider and minute, say about it."""
+    histogram = [0] * LATENCY_BUCKET_COUNT
+    latencies = [row.latency_ms for row in rows if row.latency_ms is not None]
+    for latency in latencies:
+        histogram[bisect_left(LATENCY_BUCKETS_MS, latency)] += 1
+    failures = [row.created_at for row in rows if row.status_code >= 400]
+    last_success = max((row.created_at for row in rows if row.status_code < 400), default=None)
+    return ProviderDelta(
+        provider=provider,
+        minute=minute,
+        requests=len(rows),
+        errors=len(failures),
+        rate_limited=sum(row.status_code == RATE_LIMITED for row in rows),
+        latency_sum_ms=sum(latencies),
+        latency_count=len(latencies),
+        latency_histogram=histogram,
+        last_success_at=last_success,
+        last_failure_at=max(failures, default=None),
+        trailing_failures=len(failures) if last_success is None else sum(at > last_success for at in failures),
+    )

@@ -1,0 +1,74 @@
+-- The SQL of ingest, in the order of a batch's story: who used it, the rows, what was refused or held, the position.
+
+-- name: known_subscriptions
+-- Which of these subscription ids exist.
+SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]);
+
+-- name: known_api_keys
+-- The keys among these ids and hashes, with the subscription that each belongs to.
+SELECT id, key_hash, subscription_id FROM api_keys WHERE id = ANY($1::uuid[]) OR key_hash = ANY($2::text[]);
+
+-- name: ensure_partition
+-- Makes the month of a time if it is missing; in a transaction of its own, so that its locks end at once.
+SELECT ensure_usage_partition($1::timestamptz);
+
+-- name: stored_rows
+-- The stored versions of events that came before: looked up by the event times at which they may have been stored.
+SELECT l.*
+FROM unnest($1::timestamptz[], $2::uuid[]) AS wanted (created_at, id)
+JOIN usage_logs l ON l.created_at = wanted.created_at AND l.id = wanted.id;
+
+-- name: quarantine
+-- Keeps refused records whole. A record that was refused before (a replay of its offset) stays as it was.
+INSERT INTO quarantined_events (
+    id, reason, detail, cluster, topic, partition, epoch, record_offset, record_key, record_value, record_headers, published_at, batch_id)
+SELECT q.id, q.reason, q.detail, $1, $2, $3, $4, q.record_offset, q.record_key, q.record_value, q.record_headers, q.published_at, $5
+FROM unnest($6::uuid[], $7::text[], $8::text[], $9::bigint[], $10::bytea[], $11::bytea[], $12::jsonb[], $13::timestamptz[])
+    AS q (id, reason, detail, record_offset, record_key, record_value, record_headers, published_at)
+ON CONFLICT (cluster, topic, partition, epoch, record_offset) DO NOTHING;
+
+-- name: hold
+-- Keeps valid events whose subscription or key is not known yet.
+INSERT INTO held_events (
+    id, reason, subscription_id, api_key_id, api_key_hash, occurred_at,
+    cluster, topic, partition, epoch, record_offset, record_key, record_value, record_headers, batch_id)
+SELECT h.id, h.reason, h.subscription_id, h.api_key_id, h.api_key_hash, h.occurred_at,
+       $1, $2, $3, $4, h.record_offset, h.record_key, h.record_value, h.record_headers, $5
+FROM unnest($6::uuid[], $7::text[], $8::uuid[], $9::uuid[], $10::text[], $11::timestamptz[], $12::bigint[], $13::bytea[], $14::bytea[], $15::jsonb[])
+    AS h (id, reason, subscription_id, api_key_id, api_key_hash, occurred_at, record_offset, record_key, record_value, record_headers);
+
+-- name: record_batch
+-- The batch's own row: where it came from and what became of each of its offsets.
+INSERT INTO usage_batches (
+    batch_id, kind, cluster, topic, partition, epoch, first_offset, next_offset,
+    inserted, duplicates, quarantined, held, gaps, message_count)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+
+-- name: advance_position
+-- Moves the position past the batch, with the account of its offsets: the table's CHECK refuses a sum that is off.
+-- The old position is compared once more: nobody can have moved it, since its row is locked.
+UPDATE ingest_positions
+SET next_offset = $6, inserted = inserted + $7, duplicates = duplicates + $8, quarantined = quarantined + $9,
+    held = held + $10, gaps = gaps + $11, updated_at = now()
+WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5;
+
+-- name: attributable
+-- Held events whose subscription and key exist by now, oldest first. SKIP LOCKED: another worker has the rest.
+SELECT h.id, h.topic, h.partition, h.epoch, h.record_offset, h.record_key, h.record_value, h.record_headers, h.held_at
+FROM held_events h
+WHERE h.attributed_at IS NULL AND h.cluster = $2
+  AND (h.subscription_id IS NULL OR EXISTS (SELECT FROM subscriptions s WHERE s.id = h.subscription_id))
+  AND (h.api_key_id IS NULL OR EXISTS (SELECT FROM api_keys k WHERE k.id = h.api_key_id))
+  AND (h.api_key_hash IS NULL OR EXISTS (SELECT FROM api_keys k WHERE k.key_hash = h.api_key_hash))
+ORDER BY h.topic, h.partition, h.epoch, h.record_offset
+LIMIT $1
+FOR UPDATE OF h SKIP LOCKED;
+
+-- name: attributed
+-- Marks held events as attributed by a batch; they stay as the record of what came in.
+UPDATE held_events SET attributed_at = now(), attributed_batch_id = $2 WHERE id = ANY($1::uuid[]);
+
+-- name: still_held
+-- How many events wait for their subscription or key, and for how many seconds the oldest does.
+SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(held_at)), 0)::float8 AS oldest_seconds
+FROM held_events WHERE attributed_at IS NULL;

@@ -1,0 +1,43 @@
+"""Ingest's settings. Each is an environment variable `TALLYSTICK_…`; docs/reference/settings.md lists them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from services.ingest.acceptance import Limits
+from shared.worker import PipelineSettings
+
+
+class Settings(PipelineSettings):
+    """What an ingest worker can be told."""
+
+    ingest_batch_records: int = Field(
+        10_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
+    )
+    ingest_lanes: int = Field(
+        2, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
+    )
+    ingest_record_bytes: int = Field(256 * 1024, ge=1024, description="Largest record that is accepted, in bytes.")
+    ingest_metadata_bytes: int = Field(4 * 1024, ge=0, description="Largest metadata of one event, in bytes of JSON.")
+    ingest_metadata_keys: int = Field(32, ge=0, description="Most keys in the metadata of one event.")
+    ingest_ahead_seconds: int = Field(
+        300, ge=0, description="How far an event time may lie ahead of now: gateway clocks drift."
+    )
+    ingest_late_days: int = Field(
+        35, ge=1, description="How old an event may be when it arrives; older ones are quarantined."
+    )
+    ingest_recent_events: int = Field(
+        100_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
+    )
+
+    def limits(self) -> Limits:
+        """Return the limits for acceptance."""
+        return Limits(
+            record_bytes=self.ingest_record_bytes,
+            metadata_bytes=self.ingest_metadata_bytes,
+            metadata_keys=self.ingest_metadata_keys,
+            ahead=timedelta(seconds=self.ingest_ahead_seconds),
+            late=timedelta(days=self.ingest_late_days),
+        )
