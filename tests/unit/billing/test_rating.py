@@ -1,0 +1,194 @@
+"""Laws of rating: additive over any split, independent of batch boundaries, exact, priced by the hour of the event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.billing.rating.rating import Factors, Price, PriceBook, Quantities, Rated, UsageKey, merge, rate
+from shared.contracts import UsageDelta
+from shared.money import exact
+
+HOUR = datetime(2026, 11, 21, 10, tzinfo=UTC)
+MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
+SUBSCRIPTION = UUID(int=7)
+FACTORS = Factors({"eco": Decimal("0.7"), "balanced": Decimal("1.0"), "precision": Decimal("1.5")}, byok=Decimal(0))
+GPT = Price(
+    id=UUID(int=1),
+    kind="model",
+    subject="gpt-4o",
+    currency="USD",
+    valid_from=datetime(2026, 1, 1, tzinfo=UTC),
+    valid_to=None,
+    input_per_1k=Decimal("0.0025"),
+    output_per_1k=Decimal("0.01"),
+    cached_input_per_1k=Decimal("0.00125"),
+)
+BOOK = PriceBook.of([GPT], FACTORS)
+
+
+def delta(**fields: object) -> UsageDelta:
+    facts: dict[str, object] = {"subscription_id": SUBSCRIPTION, "hour": HOUR, "model_id": "gpt-4o", "requests": 1}
+    return UsageDelta(**{**facts, **fields})  # type: ignore[arg-type]
+
+
+def amount_of(deltas: list[UsageDelta], book: PriceBook = BOOK) -> Decimal:
+    rated = [rate(key, used, "USD", book) for key, used in merge(deltas).items()]
+    assert all(isinstance(r, Rated) for r in rated)
+    return total(r.amount for r in rated if isinstance(r, Rated))
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    with exact():
+        return sum(amounts, Decimal(0))
+
+
+def test_tokens_cost_their_price_per_thousand() -> None:
+    assert amount_of([delta(request_tokens=1000, response_tokens=1000)]) == Decimal("0.0125")
+
+
+def test_cached_tokens_are_charged_at_the_cached_price_and_only_there() -> None:
+    assert amount_of([delta(request_tokens=1000, cached_tokens=400)]) == Decimal("0.0015") + Decimal("0.0005")
+
+
+@pytest.mark.parametrize(("level", "factor"), [("eco", "0.7"), ("balanced", "1.0"), ("precision", "1.5")])
+def test_a_power_level_multiplies_the_price(level: str, factor: str) -> None:
+    assert amount_of([delta(request_tokens=1000, power_level=level)]) == Decimal("0.0025") * Decimal(factor)
+
+
+def test_usage_on_the_tenants_own_provider_key_is_free_unless_a_factor_is_set() -> None:
+    own = [delta(request_tokens=1000, byok=True)]
+    assert amount_of(own) == 0
+    assert amount_of(own, PriceBook.of([GPT], replace(FACTORS, byok=Decimal("0.1")))) == Decimal("0.00025")
+
+
+def test_failed_requests_cost_nothing_unless_the_price_says_so() -> None:
+    failed = [delta(request_tokens=1000, status_class=5, errors=1)]
+    assert amount_of(failed) == 0
+    assert amount_of(failed, PriceBook.of([replace(GPT, bills_errors=True)], FACTORS)) == Decimal("0.0025")
+
+
+def test_a_tool_call_costs_its_price_per_request() -> None:
+    tool = replace(GPT, kind="tool", subject="query-docs", per_request=Decimal("0.003"), input_per_1k=Decimal(0))
+    assert amount_of(
+        [delta(model_id="", tool_name="query-docs", requests=3)], PriceBook.of([tool], FACTORS)
+    ) == Decimal("0.009")
+
+
+def test_a_tool_without_a_price_of_its_own_costs_its_features_price() -> None:
+    feature = replace(GPT, kind="feature", subject="docs", per_request=Decimal("0.001"))
+    call = [delta(model_id="", tool_name="query-docs", feature_type="docs", requests=2)]
+    assert amount_of(call, PriceBook.of([feature], FACTORS)) == Decimal("0.002")
+
+
+def test_a_model_without_a_price_never_falls_back_to_another_price() -> None:
+    feature = replace(GPT, kind="feature", subject="chat", per_request=Decimal("0.001"))
+    key, used = next(iter(merge([delta(model_id="unknown", feature_type="chat")]).items()))
+    assert rate(key, used, "USD", PriceBook.of([feature], FACTORS)) == "no_price"
+
+
+def test_the_price_in_force_at_the_hour_of_the_event_applies() -> None:
+    dearer = replace(GPT, id=UUID(int=2), valid_from=MIDNIGHT, input_per_1k=Decimal("0.005"))
+    book = PriceBook.of([replace(GPT, valid_to=MIDNIGHT), dearer], FACTORS)
+    before, after = MIDNIGHT - timedelta(hours=1), MIDNIGHT
+    assert amount_of([delta(hour=before, request_tokens=1000)], book) == Decimal("0.0025")
+    assert amount_of([delta(hour=after, request_tokens=1000)], book) == Decimal("0.005")
+
+
+@pytest.mark.parametrize("hour", [GPT.valid_from - timedelta(hours=1), MIDNIGHT])
+def test_usage_outside_every_price_version_is_held(hour: datetime) -> None:
+    book = PriceBook.of([replace(GPT, valid_to=MIDNIGHT)], FACTORS)
+    key, used = next(iter(merge([delta(hour=hour)]).items()))
+    assert rate(key, used, "USD", book) == "no_price"
+
+
+def test_usage_in_another_currency_than_the_price_is_held() -> None:
+    key, used = next(iter(merge([delta()]).items()))
+    assert rate(key, used, "EUR", BOOK) == "no_price"
+
+
+def test_an_unknown_power_level_is_held_not_guessed() -> None:
+    key, used = next(iter(merge([delta(power_level="turbo")]).items()))
+    assert rate(key, used, "USD", BOOK) == "unknown_power_level"
+
+
+tokens = st.integers(0, 2**53 - 1)
+prices = st.decimals(min_value=0, max_value=1000, places=12, allow_nan=False)
+
+
+@st.composite
+def deltas(draw: st.DrawFn) -> UsageDelta:
+    request_tokens = draw(tokens)
+    status_class = draw(st.sampled_from([2, 4, 5]))
+    requests = draw(st.integers(1, 10**6))
+    return delta(
+        hour=HOUR + timedelta(hours=draw(st.integers(0, 3))),
+        power_level=draw(st.sampled_from(["eco", "balanced", "precision"])),
+        byok=draw(st.booleans()),
+        status_class=status_class,
+        requests=requests,
+        errors=requests if status_class != 2 else 0,
+        request_tokens=request_tokens,
+        cached_tokens=draw(st.integers(0, request_tokens)),
+        response_tokens=draw(tokens),
+    )
+
+
+@st.composite
+def books(draw: st.DrawFn) -> PriceBook:
+    first = replace(
+        GPT,
+        valid_to=HOUR + timedelta(hours=2),
+        input_per_1k=draw(prices),
+        output_per_1k=draw(prices),
+        cached_input_per_1k=draw(prices),
+        per_request=draw(prices),
+        bills_errors=draw(st.booleans()),
+    )
+    second = replace(
+        first, id=UUID(int=2), valid_from=HOUR + timedelta(hours=2), valid_to=None, output_per_1k=draw(prices)
+    )
+    return PriceBook.of([first, second], replace(FACTORS, byok=draw(prices)))
+
+
+@given(st.lists(deltas(), max_size=12), st.integers(0, 12), books())
+def test_rating_is_independent_of_where_batches_are_cut(usage: list[UsageDelta], cut: int, book: PriceBook) -> None:
+    assert total([amount_of(usage[:cut], book), amount_of(usage[cut:], book)]) == amount_of(usage, book)
+
+
+@given(st.lists(deltas(), max_size=8), st.randoms(use_true_random=False), books())
+def test_rating_is_independent_of_the_order_of_arrival(usage: list[UsageDelta], random, book: PriceBook) -> None:  # type: ignore[no-untyped-def]
+    shuffled = list(usage)
+    random.shuffle(shuffled)
+    assert amount_of(shuffled, book) == amount_of(usage, book)
+
+
+@given(deltas(), st.integers(1, 50), books())
+def test_rating_is_additive(usage: UsageDelta, times: int, book: PriceBook) -> None:
+    assert amount_of([usage] * times, book) == total([amount_of([usage], book)] * times)
+
+
+@given(st.lists(deltas(), min_size=1, max_size=12))
+def test_merging_keeps_every_quantity_and_the_range_of_times(usage: list[UsageDelta]) -> None:
+    merged = merge(usage)
+    assert sum(q.requests for q in merged.values()) == sum(d.requests for d in usage)
+    assert sum(q.request_tokens for q in merged.values()) == sum(d.request_tokens for d in usage)
+    assert sum(q.response_tokens for q in merged.values()) == sum(d.response_tokens for d in usage)
+    assert sum(q.cached_tokens for q in merged.values()) == sum(d.cached_tokens for d in usage)
+    assert list(merged) == sorted(merged)
+
+
+def test_merging_forgets_what_does_not_matter_to_a_price() -> None:
+    one = delta(api_key_id=UUID(int=3), provider="openai", first_event_at=HOUR, last_event_at=HOUR)
+    two = delta(provider="azure", first_event_at=HOUR + timedelta(minutes=1), last_event_at=HOUR + timedelta(minutes=5))
+    key = UsageKey(SUBSCRIPTION, HOUR, "gpt-4o", "", "", "balanced", False, 2)
+    assert merge([one, two]) == {
+        key: Quantities(requests=2, first_event_at=HOUR, last_event_at=HOUR + timedelta(minutes=5))
+    }
