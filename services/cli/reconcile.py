@@ -1,0 +1,72 @@
+"""`tallystick reconcile`: proves that every event was counted exactly once, from broker offset to invoice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from services.billing.reconciliation import Check
+
+EXIT_BROKEN = 1
+
+
+def reconcile(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> int:
+    """Prove in SQL that nothing was lost, counted twice, or billed differently from what was used.
+
+    Prints both sides of every statement and its verdict. Exit code 0 if all hold, 1 with the first differing keys if one does not.
+    """
+    from deploy.local import connect  # noqa: PLC0415 (slow to import)
+
+    checks = asyncio.run(prove(connect.database_url()))
+    if as_json:
+        typer.echo(json.dumps(as_document(checks), default=str))
+    else:
+        from rich.console import Console  # noqa: PLC0415
+
+        from services.cli.checks import show  # noqa: PLC0415
+
+        show(Console(), checks)
+    return 0 if all(check.holds for check in checks) else EXIT_BROKEN
+
+
+async def prove(database_url: str) -> list[Check]:
+    """Run every check. Raises `ConfigurationError` if the database has no schema of ours."""
+    import asyncpg  # noqa: PLC0415
+
+    from services.billing.reconciliation import reconcile as run_checks  # noqa: PLC0415
+    from shared.errors import ConfigurationError  # noqa: PLC0415
+    from shared.postgres import connect  # noqa: PLC0415
+
+    connection = await connect(database_url, application_name="tallystick-reconcile")
+    try:
+        return await run_checks(connection)
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+        raise ConfigurationError(
+            f"the schema of the database is missing or old ({error}): run 'tallystick migrate'"
+        ) from None
+    finally:
+        await connection.close()
+
+
+def as_document(checks: Sequence[Check]) -> dict[str, Any]:
+    """Return the checks as JSON-ready values: counts as numbers, amounts as exact text."""
+    return {
+        "reconciled": all(check.holds for check in checks),
+        "checks": [{**asdict(check), **_sides(check), "holds": check.holds} for check in checks],
+    }
+
+
+def _sides(check: Check) -> dict[str, int | str]:
+    return {
+        side: str(value) if isinstance(value, Decimal) else value
+        for side, value in (("left", check.left), ("right", check.right))
+    }
