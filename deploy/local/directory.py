@@ -110,18 +110,11 @@ class StackDirectory:
         else:
             path.unlink(missing_ok=True)
 
-    def purge(self) -> None:
+    def purge(self, *, but_logs: bool = False) -> None:
         """Remove what a stack puts here, and the directory if nothing else is in it."""
+        logs = () if but_logs else (self.postgres_log, self.kafka_log, self.supervisor_log)
         data = (self.postgres_data, self.postgres_data.with_suffix(".new"), self.kafka)
-        for path in (
-            *data,
-            self.state,
-            self.remembered,
-            self.postgres_log,
-            self.kafka_log,
-            self.supervisor_log,
-            self.lock,
-        ):
+        for path in (*data, self.state, self.remembered, *logs, self.lock):
             self.remove(path)
         with contextlib.suppress(OSError):
             self.path.rmdir()

@@ -78,7 +78,7 @@ class Kafka:
             port = ports.choose(remembered.get("kafka_port"), taken=taken)
             controller = ports.choose(remembered.get("kafka_controller_port"), taken=taken | {port})
             try:
-                await self._start_on(port, controller)
+                process = await self._start_on(port, controller)
             except LocalStackError:
                 refused |= {port, controller}
                 if len(refused) >= 2 * _PORT_ATTEMPTS or "Address already in use" not in _tail(
@@ -88,17 +88,14 @@ class Kafka:
             else:
                 break
         self._directory.remember(kafka_port=port, kafka_controller_port=controller)
-        assert self._process is not None
         say(f"Kafka: ready on {ports.HOST}:{port}")
-        return Server(
-            "kafka", f"{ports.HOST}:{port}", self._description, str(self._directory.kafka_log), self._process.pid
-        )
+        return Server("kafka", f"{ports.HOST}:{port}", self._description, str(self._directory.kafka_log), process.pid)
 
     async def stop(self, *, gracefully: bool) -> None:
         if self._process is not None:
             await processes.stop(self._process, signal.SIGTERM if gracefully else signal.SIGKILL)
 
-    async def _start_on(self, port: int, controller: int) -> None:
+    async def _start_on(self, port: int, controller: int) -> asyncio.subprocess.Process:
         log = self._directory.kafka_log
         self._write_properties(port, controller)
         if not (self._data / "meta.properties").exists():
@@ -108,13 +105,14 @@ class Kafka:
             )
             await processes.run(format_it, log=log, what="formatting Kafka's storage")
         command = self._java_command(_JVM_OPTIONS, "kafka.Kafka", str(self._properties))
-        self._process = await processes.spawn(command, log=log, when_parent_dies=signal.SIGTERM)
+        self._process = process = await processes.spawn(command, log=log, when_parent_dies=signal.SIGTERM)
 
         async def lists_itself() -> bool:
             # Cheap question first: nobody listens for the first seconds.
             return not ports.is_free(port) and await answers_metadata(f"{ports.HOST}:{port}")
 
-        await processes.wait_until(lists_itself, self._process, seconds=_START_SECONDS, log=log, what="Kafka")
+        await processes.wait_until(lists_itself, process, seconds=_START_SECONDS, log=log, what="Kafka")
+        return process
 
     def _java_command(self, jvm_options: tuple[str, ...], *arguments: str) -> list[str]:
         class_path = ":".join(map(str, self._class_path))

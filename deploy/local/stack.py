@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from deploy.local import external
 from deploy.local.directory import StackDirectory, local_directory
-from deploy.local.errors import LocalStackError, last_line
+from deploy.local.errors import LocalStackError
 from deploy.local.server import Options, Say, Server
+from deploy.local.supervision import ChildSupervisor, end_supervisor, is_alive, wait_for_servers
 
 SERVERS = ("postgres", "kafka")
-_START_SECONDS = 300  # for someone else's start that we wait for, with all downloads
-_STOP_SECONDS = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +69,7 @@ def status(directory: Path | None = None) -> Stack | None:
     if place.supervisor() is None:
         return None
     servers = [Server.from_json(value) for value in place.read(place.state).get("servers", [])]
-    return Stack(tuple(server for server in servers if server.pid and _is_alive(server.pid)), place.path)
+    return Stack(tuple(server for server in servers if server.pid and is_alive(server.pid)), place.path)
 
 
 def down(*, directory: Path | None = None, purge: bool = False, say: Say = nothing) -> bool:
@@ -85,7 +78,7 @@ def down(*, directory: Path | None = None, purge: bool = False, say: Say = nothi
     supervisor = place.supervisor()
     if supervisor is not None:
         say(f"stopping the local stack (process {supervisor})")
-        _end(place, supervisor)
+        end_supervisor(place, supervisor)
     if purge and place.path.exists():
         place.purge()
         say(f"removed {place.path}")
@@ -95,23 +88,20 @@ def down(*, directory: Path | None = None, purge: bool = False, say: Say = nothi
 class RunningStack:
     """A stack whose lifetime is tied to this process until `keep` is called."""
 
-    def __init__(self, stack: Stack, supervisor: subprocess.Popen[str] | None) -> None:
+    def __init__(self, stack: Stack, supervisor: ChildSupervisor | None) -> None:
         self.stack = stack
         self._supervisor = supervisor
 
     def keep(self) -> None:
-        """Let the servers outlive this process; `down` ends them."""
+        """Let the servers outlive this process; `down` ends them. Pointless for a stack without a directory of its own."""
         if self._supervisor is not None:
-            assert self._supervisor.stdin is not None
-            self._supervisor.stdin.write("keep\n")
-            self._supervisor.stdin.flush()
-            _let_go(self._supervisor)
+            self._supervisor.keep()
             self._supervisor = None
 
     def end(self) -> None:
         """Stop what was started for us."""
         if self._supervisor is not None:
-            _end_with_us(self._supervisor)
+            self._supervisor.end()
             self._supervisor = None
 
 
@@ -134,7 +124,8 @@ def running_stack(
     named = [server for server in external.servers_named_in(environ) if server.name in servers]
     for server in named:
         say(f"{server.name.capitalize()}: {server.description}; nothing is started for it")
-    asyncio.run(external.check(named))
+    if named:
+        asyncio.run(external.check(named))
     wanted = tuple(name for name in SERVERS if name in servers and name not in {server.name for server in named})
     if not wanted:
         yield RunningStack(Stack(tuple(named), directory or local_directory(environ)), None)
@@ -143,31 +134,28 @@ def running_stack(
     options = Options(
         place.path, wanted, durable=durable, throw_away=directory is None, postgres_settings=postgres_settings
     )
-    supervisor, started = _start_or_find(place, options, say)
-    running = RunningStack(Stack((*named, *started), place.path), supervisor)
+    place.create()
+    running = _start_or_find(place, options, named, say)
     try:
         yield running
     finally:
         running.end()
 
 
-def _start_or_find(
-    place: StackDirectory, options: Options, say: Say
-) -> tuple[subprocess.Popen[str] | None, tuple[Server, ...]]:
-    place.create()
+def _start_or_find(place: StackDirectory, options: Options, named: Sequence[Server], say: Say) -> RunningStack:
     found = _find(place, options, say)
-    if found is not None:
-        return None, found
-    supervisor = _launch(place, options)
-    try:
-        started = _follow(supervisor, place, say)
-    except BaseException:
-        _end_with_us(supervisor)
-        raise
-    if started is None:  # another one was quicker
-        _end_with_us(supervisor)
-        return None, _wait_for(place)
-    return supervisor, started
+    if found is None:
+        supervisor = ChildSupervisor(place, options)
+        try:
+            started = supervisor.follow(say)
+        except BaseException:
+            supervisor.end()
+            raise
+        if started is not None:
+            return RunningStack(Stack((*named, *started), place.path), supervisor)
+        supervisor.end()  # another one was quicker
+        found = wait_for_servers(place)
+    return RunningStack(Stack((*named, *found), place.path), None)
 
 
 def _find(place: StackDirectory, options: Options, say: Say) -> tuple[Server, ...] | None:
@@ -175,106 +163,10 @@ def _find(place: StackDirectory, options: Options, say: Say) -> tuple[Server, ..
     supervisor = place.supervisor()
     if supervisor is None:
         return None
-    servers = _wait_for(place)
-    by_name = {server.name: server for server in servers if server.pid and _is_alive(server.pid)}
+    by_name = {server.name: server for server in wait_for_servers(place) if server.pid and is_alive(server.pid)}
     if all(name in by_name for name in options.servers):
         say(f"found the local stack running in {place.path} (process {supervisor})")
         return tuple(by_name[name] for name in options.servers)
     say(f"the local stack in {place.path} lacks {', '.join(set(options.servers) - set(by_name))}: starting it again")
-    _end(place, supervisor)
+    end_supervisor(place, supervisor)
     return None
-
-
-def _wait_for(place: StackDirectory) -> tuple[Server, ...]:
-    """The servers of a stack that somebody else is starting or has started."""
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and place.supervisor() is not None:
-        if state := place.read(place.state):
-            return tuple(Server.from_json(value) for value in state["servers"])
-        time.sleep(0.1)
-    raise LocalStackError(
-        f"the stack that was being started in {place.path} did not come up: see the logs there, then try again"
-    )
-
-
-def _launch(place: StackDirectory, options: Options) -> subprocess.Popen[str]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    with place.supervisor_log.open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "deploy.local.supervisor", json.dumps(options.to_json())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # a Ctrl-C in the terminal is for us; we then tell it
-        )
-
-
-def _follow(supervisor: subprocess.Popen[str], place: StackDirectory, say: Say) -> tuple[Server, ...] | None:
-    """Relay what the supervisor says until its servers answer; None when another supervisor runs the directory."""
-    assert supervisor.stdout is not None
-    for message in _messages(supervisor.stdout):
-        if "say" in message:
-            say(message["say"])
-        elif "error" in message:
-            raise LocalStackError(message["error"])
-        elif "taken" in message:
-            return None
-        else:
-            return tuple(Server.from_json(value) for value in message["servers"])
-    log = place.supervisor_log
-    raise LocalStackError(f"the supervisor of the local stack ended: {last_line(log)} (all of it in {log})")
-
-
-def _messages(lines: IO[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        yield json.loads(line)
-
-
-def _let_go(supervisor: subprocess.Popen[str]) -> None:
-    for stream in (supervisor.stdin, supervisor.stdout):
-        assert stream is not None
-        stream.close()
-
-
-def _end_with_us(supervisor: subprocess.Popen[str]) -> None:
-    """The end of its input tells the supervisor to stop; only if it does not is it killed, and its children with it."""
-    _let_go(supervisor)
-    try:
-        supervisor.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        supervisor.kill()
-        supervisor.wait()
-
-
-def _end(place: StackDirectory, supervisor: int) -> None:
-    """End a supervisor that is not our child, and return when it has let go of the directory."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.kill(supervisor, number)
-        except ProcessLookupError:
-            pass
-        except PermissionError as error:
-            raise LocalStackError(
-                f"the local stack in {place.path} (process {supervisor}) belongs to another user: stop it as that user"
-            ) from error
-        deadline = time.monotonic() + _STOP_SECONDS
-        while time.monotonic() < deadline:
-            if place.supervisor() is None:
-                return
-            time.sleep(0.05)
-    raise LocalStackError(
-        f"the local stack in {place.path} (process {supervisor}) does not stop: see {place.supervisor_log}"
-    )
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

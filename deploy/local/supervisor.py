@@ -1,8 +1,8 @@
 """The process that runs a stack: it starts the servers, keeps them as its children, and ends them when it is told to or its parent is gone.
 
-It is started by `control.py` as `python -m deploy.local.supervisor OPTIONS` and speaks by lines: JSON objects on stdout, one of
-`{"say": …}`, `{"servers": […]}`, `{"error": …}` and `{"taken": true}` (another supervisor runs this directory); on stdin, `keep` means that it shall outlive its parent, and the end of input without
-it that the parent is gone (however it ended: the kernel closes the pipe).
+`supervision.py` starts it as `python -m deploy.local.supervisor OPTIONS`. On stdout it says JSON objects, one a line: `{"say": …}`, then
+`{"servers": […]}` or `{"error": …}`, or `{"taken": true}` when another supervisor runs the directory. On stdin, `keep` tells it to outlive its
+parent; the end of input without that means that the parent is gone (however it ended: the kernel closes the pipe).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ async def supervise(options: Options) -> None:
         await asyncio.gather(*(server.stop(gracefully=not options.throw_away) for server in servers))
         directory.state.unlink(missing_ok=True)
         if options.throw_away:
-            directory.purge()
+            # The logs of a failed start are what its error points to.
+            directory.purge(but_logs=running.done() and not running.cancelled() and running.exception() is not None)
         watching.cancel()
 
 

