@@ -34,15 +34,15 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """One worker to run: `python -m services.<service>` as `instance`, with its metrics and probes on `port`."""
+    """One worker to run: `python -m module` as `instance`, with its metrics and probes on `port`."""
 
-    service: str
+    module: str
     instance: int
     port: int
 
     @property
     def name(self) -> str:
-        return f"{self.service}-{self.instance}"
+        return f"{self.module.rpartition('.')[2]}-{self.instance}"
 
     @property
     def url(self) -> str:
@@ -130,7 +130,7 @@ class Supervisor:
             self.restarts[spec.name] += 1
 
     async def _start(self, spec: WorkerSpec) -> asyncio.subprocess.Process:
-        arguments = ["-m", "services.cli.child", str(os.getpid()), f"services.{spec.service}"]
+        arguments = ["-m", "services.cli.child", str(os.getpid()), spec.module]
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self._log(spec).open("ab")) if self._logs else None
             return await asyncio.create_subprocess_exec(
