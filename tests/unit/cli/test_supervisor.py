@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,15 +105,14 @@ async def test_a_worker_that_does_not_answer_is_named(tmp_path: Path, environ: d
 
 
 async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path, environ: dict[str, str]) -> None:
-    supervisor = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(ports.choose()), str(tmp_path)],
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SUPERVISE, str(ports.choose()), str(tmp_path)),
         env={**environ, "PYTHONPATH": os.pathsep.join([environ["PYTHONPATH"], str(Path.cwd())])},
-        stdout=subprocess.PIPE,
-        text=True,
+        stdout=asyncio.subprocess.PIPE,
     )
-    with supervisor:
-        assert supervisor.stdout is not None
-        assert supervisor.stdout.readline() == "ready\n"
-        (pid,) = started(tmp_path / "steady-0.log")
-        supervisor.send_signal(signal.SIGKILL)
+    assert supervisor.stdout is not None
+    assert await supervisor.stdout.readline() == b"ready\n"
+    (pid,) = started(tmp_path / "steady-0.log")
+    supervisor.kill()
+    await supervisor.wait()
     await eventually(lambda: not is_alive(pid), "the worker ended with its supervisor")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -98,13 +100,11 @@ def test_events_happen_late_out_of_order_and_never_in_the_future() -> None:
 
     assert max(times) <= NOW
     assert min(times) >= LAST_MONTH.start - timedelta(hours=36)
-    assert any(later < earlier for earlier, later in zip(times, times[1:], strict=False))
+    assert any(later < earlier for earlier, later in pairwise(times))
     assert sum(LAST_MONTH.start <= at < LAST_MONTH.end for at in times) / len(times) == pytest.approx(0.4, abs=0.05)
 
 
 def test_arrivals_come_in_bursts() -> None:
-    import random
-
     times = arrival_times(random.Random(3), 20_000, TODAY)
     per_minute = Counter(int(t // 60) for t in times)
     mean = len(times) / (TODAY.duration.total_seconds() / 60)
