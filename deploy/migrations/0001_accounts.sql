@@ -23,14 +23,6 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE TABLE IF NOT EXISTS schema_version (
-    version     text        PRIMARY KEY,
-    description text,
-    applied_at  timestamptz NOT NULL DEFAULT now()
-);
-
-COMMENT ON TABLE schema_version IS 'The migrations that this database has had.';
-
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Trigger functions for the times of change
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -706,5 +698,3 @@ CREATE TABLE documentation_chunks (
 
 COMMENT ON TABLE  documentation_chunks IS 'Pieces of documentation as the vector store knows them.';
 COMMENT ON COLUMN documentation_chunks.embedding_id IS 'Id of the vector in the vector store.';
-
-INSERT INTO schema_version (version, description) VALUES ('0001', 'accounts') ON CONFLICT (version) DO NOTHING;

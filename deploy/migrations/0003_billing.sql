@@ -26,7 +26,7 @@ CREATE TABLE model_prices (
     currency                 varchar(3)  NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     input_price_per_1k       numeric     NOT NULL DEFAULT 0 CHECK (input_price_per_1k >= 0),
     output_price_per_1k      numeric     NOT NULL DEFAULT 0 CHECK (output_price_per_1k >= 0),
-    cached_input_price_per_1k numeric    CHECK (cached_input_price_per_1k >= 0),
+    cached_input_price_per_1k numeric    NOT NULL CHECK (cached_input_price_per_1k >= 0),
     price_per_request        numeric     NOT NULL DEFAULT 0 CHECK (price_per_request >= 0),
     bill_errors              boolean     NOT NULL DEFAULT false,
     cost_input_price_per_1k  numeric     CHECK (cost_input_price_per_1k >= 0),
@@ -36,7 +36,7 @@ CREATE TABLE model_prices (
     note                     text,
     created_by               text        NOT NULL DEFAULT coalesce(nullif(current_setting('tallystick.actor', true), ''), session_user),
     created_at               timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT price_is_for_something CHECK (num_nonnulls(model_id, tool_name, feature_type) > 0),
+    CONSTRAINT price_of_one_thing CHECK (num_nonnulls(model_id, tool_name, feature_type) = 1),
     CONSTRAINT validity_is_half_open CHECK (valid_from < valid_to),
     -- Usage is summed by hour before it is rated: a price that changed within an hour could not be told apart.
     CONSTRAINT validity_is_on_hours CHECK
@@ -51,16 +51,20 @@ CREATE TABLE model_prices (
 
 CREATE INDEX idx_model_prices_model ON model_prices (model_id, valid_from);  -- the price of one model at one time
 
-COMMENT ON TABLE  model_prices IS 'What usage costs: versions by [valid_from, valid_to), never edited. NULL in model_id, tool_name or feature_type: any.';
-COMMENT ON COLUMN model_prices.model_id IS 'The model priced. The most specific price applies: more of model_id, tool_name, feature_type set and equal.';
+COMMENT ON TABLE  model_prices IS 'What usage of a model, a tool or a feature costs: versions by [valid_from, valid_to), never edited.';
+COMMENT ON COLUMN model_prices.model_id IS 'The model priced; exactly one of model_id, tool_name and feature_type is set.';
+COMMENT ON COLUMN model_prices.currency IS 'Usage is rated by the price in the currency of its subscription.';
 COMMENT ON COLUMN model_prices.valid_to IS 'End of validity, not included; NULL is open. Closing a version is the one change allowed to it.';
-COMMENT ON COLUMN model_prices.cached_input_price_per_1k IS 'Price of input tokens that the provider had cached; NULL: as input_price_per_1k.';
+COMMENT ON COLUMN model_prices.cached_input_price_per_1k IS 'Price of input tokens that the provider had cached; input_price_per_1k where it is not given.';
 COMMENT ON COLUMN model_prices.bill_errors IS 'Whether requests that failed (status 400 and above) are billed.';
 COMMENT ON COLUMN model_prices.cost_input_price_per_1k IS 'What the provider charges us, beside what we charge: margin is a query.';
 
 CREATE FUNCTION protect_model_price() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'DELETE' AND OLD.valid_from > now() THEN
+    IF TG_OP = 'INSERT' THEN
+        NEW.cached_input_price_per_1k := coalesce(NEW.cached_input_price_per_1k, NEW.input_price_per_1k);
+        RETURN NEW;
+    ELSIF TG_OP = 'DELETE' AND OLD.valid_from > now() THEN
         RETURN OLD;  -- it never applied
     ELSIF TG_OP = 'UPDATE' AND to_jsonb(NEW) - ARRAY['valid_to', 'note'] = to_jsonb(OLD) - ARRAY['valid_to', 'note'] THEN
         RETURN NEW;
@@ -70,9 +74,9 @@ BEGIN
         HINT = 'Close it by valid_to and insert a new version.';
 END $$;
 
-COMMENT ON FUNCTION protect_model_price IS 'Trigger: a price version that can have been used only ever gets an end.';
+COMMENT ON FUNCTION protect_model_price IS 'Trigger: completes a new price version; one that can have been used only ever gets an end.';
 
-CREATE TRIGGER protect_model_prices BEFORE UPDATE OR DELETE ON model_prices
+CREATE TRIGGER protect_model_prices BEFORE INSERT OR UPDATE OR DELETE ON model_prices
     FOR EACH ROW EXECUTE FUNCTION protect_model_price();
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -1078,5 +1082,3 @@ CREATE TABLE job_runs (
 
 COMMENT ON TABLE  job_runs IS 'Each run of a scheduled job, written in the transaction of its effect: it happens once, whatever the number of replicas.';
 COMMENT ON COLUMN job_runs.scheduled_for IS 'The time that the run was due at, not when it ran.';
-
-INSERT INTO schema_version (version, description) VALUES ('0003', 'billing') ON CONFLICT (version) DO NOTHING;
