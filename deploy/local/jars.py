@@ -67,19 +67,19 @@ def ensure_jars(jars: Sequence[Jar], cache: Path, say: Callable[[str], None]) ->
 
     Raises `LocalStackError` when a jar cannot be fetched or when what was fetched is not what the lock names.
     """
-    missing = [jar for jar in jars if not jar.is_intact(cache)]
-    if missing:
-        say(f"fetching {len(missing)} jars of Apache Kafka from Maven Central into {cache}")
-        try:
+    try:
+        missing = [jar for jar in jars if not jar.is_intact(cache)]
+        if missing:
+            say(f"fetching {len(missing)} jars of Apache Kafka from Maven Central into {cache}")
             cache.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(cache)
             # Fetched aside and renamed when verified, so that an interrupted run or a second one never sees half a jar.
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as aside:
                 _fetch_all(missing, Path(aside), cache, say)
-        except OSError as error:
-            raise LocalStackError(
-                f"the jar cache {cache} cannot be used: {error}; set XDG_CACHE_HOME to choose another place"
-            ) from error
+    except OSError as error:
+        raise LocalStackError(
+            f"the jar cache {cache} cannot be used: {error}; set XDG_CACHE_HOME to choose another place"
+        ) from error
     return [jar.path_in(cache) for jar in jars]
 
 

@@ -37,8 +37,9 @@ def seed(
     ),
 ) -> None:
     """Fill the database with reference data, again and again with the same result."""
-    from deploy.local import connect  # noqa: PLC0415
     from deploy.seed import seed as seed_database  # noqa: PLC0415
+
+    from deploy.local import connect  # noqa: PLC0415
 
     asyncio.run(seed_database(connect.database_url(), test_data=test_data))
     print("seeded, with test data" if test_data else "seeded")
