@@ -49,7 +49,7 @@ class Subscription:
 
 def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
     """Return a FastStream broker that publishes idempotently with acks=all and touches no message body."""
-    return KafkaBroker(
+    broker = KafkaBroker(
         settings.kafka_bootstrap_servers.split(","),
         client_id=client_id,
         acks="all",
@@ -60,15 +60,18 @@ def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
         apply_types=False,
         logger=None,
     )
+    broker.config.broker_config.prefix = settings.kafka_topic_prefix  # FastStream puts it before what is subscribed
+    return broker
 
 
 def subscribe(broker: KafkaBroker, consumer: ExactlyOnceConsumer, how: Subscription) -> None:
     """Let `consumer` read a topic. Static membership: a restarted worker gets its partitions back without a rebalance."""
+    group_id = broker.config.prefix + how.group_id
     subscriber = broker.subscriber(
         how.topic,
         batch=True,
-        group_id=how.group_id,
-        group_instance_id=f"{how.group_id}-{how.instance}",
+        group_id=group_id,
+        group_instance_id=f"{group_id}-{how.instance}",
         ack_policy=AckPolicy.MANUAL,
         auto_offset_reset="earliest",
         batch_timeout_ms=how.batch_timeout_ms,
@@ -100,12 +103,13 @@ class OutboxProducer:
 
     def __init__(self, broker: KafkaBroker) -> None:
         self._broker = broker
+        self._prefix = broker.config.prefix
 
     async def __call__(self, messages: Sequence[Message]) -> None:
         """Raise if one message was not acknowledged; the others may have been, and come again: consumers are idempotent."""
         acknowledgements = [
             await self._broker.publish(
-                m.value, m.topic, key=m.key, partition=m.partition, headers=dict(m.headers), no_confirm=True
+                m.value, self._prefix + m.topic, key=m.key, partition=m.partition, headers=dict(m.headers), no_confirm=True
             )
             for m in messages
         ]  # fmt: skip
@@ -113,7 +117,7 @@ class OutboxProducer:
 
 
 def topic_plan(partitions: int) -> dict[str, int]:
-    """Return all topics with their number of partitions: usage.recorded follows usage.events, the rest needs no more than order by key."""
+    """Return all topics with their number of partitions: usage.recorded follows usage.events, the rest needs order by key only."""
     return {
         USAGE_EVENTS: partitions,
         USAGE_RECORDED: partitions,
@@ -124,7 +128,9 @@ def topic_plan(partitions: int) -> dict[str, int]:
     }
 
 
-async def create_topics(bootstrap_servers: str, *, partitions: int, replication_factor: int = 1) -> list[str]:
+async def create_topics(
+    bootstrap_servers: str, *, partitions: int, replication_factor: int = 1, prefix: str = ""
+) -> list[str]:
     """Create the topics that are missing and return their names. Raises `ServiceUnavailable` if no broker answers."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
     try:
@@ -134,19 +140,23 @@ async def create_topics(bootstrap_servers: str, *, partitions: int, replication_
         raise kafka_unavailable(bootstrap_servers, error) from error
     try:
         existing = set(await admin.list_topics())
-        missing = {name: count for name, count in topic_plan(partitions).items() if name not in existing}
+        missing = {name: count for name, count in topic_plan(partitions).items() if prefix + name not in existing}
         with contextlib.suppress(TopicAlreadyExistsError):  # another one was quicker
-            await admin.create_topics([_new_topic(name, count, replication_factor) for name, count in missing.items()])
-        return list(missing)
+            await admin.create_topics(
+                [_new_topic(prefix, name, count, replication_factor) for name, count in missing.items()]
+            )
+        return [prefix + name for name in missing]
     finally:
         await admin.close()
 
 
-def _new_topic(name: str, partitions: int, replication_factor: int) -> NewTopic:
+def _new_topic(prefix: str, name: str, partitions: int, replication_factor: int) -> NewTopic:
     policy = {"cleanup.policy": "compact"} if name in COMPACTED_TOPICS else {"retention.ms": str(7 * 24 * 3600 * 1000)}
     if name == USAGE_DEAD_LETTER:
         policy["max.message.bytes"] = str(LARGEST_MESSAGE_BYTES)  # a refused record plus its reason outgrows the record
-    return NewTopic(name=name, num_partitions=partitions, replication_factor=replication_factor, topic_configs=policy)
+    return NewTopic(
+        name=prefix + name, num_partitions=partitions, replication_factor=replication_factor, topic_configs=policy
+    )
 
 
 def kafka_unavailable(bootstrap_servers: str, error: BaseException) -> ServiceUnavailable:

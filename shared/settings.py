@@ -25,6 +25,11 @@ class KafkaSettings(BaseSettings):
     kafka_cluster: str = Field(
         "main", description="Name of the Kafka cluster in stored positions. Change it only together with the cluster."
     )
+    kafka_topic_prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,100}$",
+        description="Put before every topic and group name, so that two pipelines can share a cluster.",
+    )
 
 
 class PostgresSettings(BaseSettings):

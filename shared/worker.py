@@ -194,7 +194,9 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
     )
     try:
         worker = build(settings, pool)
-        await check_kafka(settings.kafka_bootstrap_servers, worker.topics)
+        await check_kafka(
+            settings.kafka_bootstrap_servers, [settings.kafka_topic_prefix + topic for topic in worker.topics]
+        )
         app = AsgiFastStream(
             worker.broker,
             asgi_routes=_routes(worker, pool),
