@@ -28,7 +28,6 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
-    "topics": "services.cli.topics:topics",
     "schema": "services.cli.schema:app",
 }
 

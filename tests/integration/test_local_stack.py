@@ -33,6 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TALLYSTICK_LOCAL_DIR", str(directory))
     yield directory
     stack.down(purge=True)
+    assert not directory.exists()
 
 
 def wait_for_end(pid: int) -> None:
@@ -111,7 +112,6 @@ async def test_it_stays_is_found_again_and_keeps_its_data(place: Path) -> None:
     assert "kept" in await topics(again.kafka_bootstrap_servers)
 
     assert stack.down(purge=True)
-    assert not place.exists()
 
 
 @pytest.mark.parametrize("victim", ["parent", "supervisor"])

@@ -89,7 +89,7 @@ def test_jar_that_is_not_the_locked_one_is_never_used(tmp_path: Path, monkeypatc
         wanted.path_in(aside).write_bytes(b"something else")
 
     monkeypatch.setattr(jars, "_download", download)
-    with pytest.raises(LocalStackError, match="org.example:thing:1.0 .* is not the one"):
+    with pytest.raises(LocalStackError, match=r"org\.example:thing:1\.0 .* is not the one"):
         jars.ensure_jars([jar], tmp_path, print)
     assert not jar.path_in(tmp_path).exists()
 
@@ -157,7 +157,7 @@ def test_environment_names_servers_and_passwords_are_not_shown() -> None:
 
 
 def test_programs_of_postgres_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(LocalStackError, match="TALLYSTICK_POSTGRES_BIN is '.*', which has no initdb and postgres"):
+    with pytest.raises(LocalStackError, match=r"TALLYSTICK_POSTGRES_BIN is '.*', which has no initdb and postgres"):
         find_programs({"TALLYSTICK_POSTGRES_BIN": str(tmp_path)})
     assert find_programs({}).parent.name == "pginstall18"
 
