@@ -6,9 +6,10 @@ in any order, is the fold of all of them. So a slice, a retry and a rebuild from
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from operator import add
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
@@ -100,14 +101,33 @@ class Folded:
     usage: Mapping[UUID, UsageByHour]
     keys_used: Mapping[UUID, datetime]
     providers: Sequence[ProviderDelta]
+    rows_by_period: Mapping[PeriodType, int]
     deltas: int
     events: int
+
+
+def check(message: UsageRecorded) -> None:
+    """Raise `ValueError` for figures that no ingest could have made: times off their edge, histograms of another size."""
+    for delta in message.deltas:
+        at = delta.hour
+        if at.tzinfo is not UTC or at.minute or at.second or at.microsecond:
+            raise ValueError(f"{at.isoformat()} is not the start of a UTC hour")
+        _check_histogram(delta.latency_histogram)
+    for seen in message.providers:
+        if seen.minute.tzinfo is not UTC or seen.minute.second or seen.minute.microsecond:
+            raise ValueError(f"{seen.minute.isoformat()} is not the start of a UTC minute")
+        _check_histogram(seen.latency_histogram)
+
+
+def _check_histogram(histogram: list[int]) -> None:
+    if histogram and len(histogram) != LATENCY_BUCKET_COUNT:
+        raise ValueError(f"a histogram has {len(histogram)} buckets, not {LATENCY_BUCKET_COUNT}")
 
 
 def fold(messages: Sequence[UsageRecorded]) -> Folded:
     """Add messages up: hour rows, the day and month rows that follow from them, and usage by subscription and hour.
 
-    Raises `ValueError` for a delta that cannot be: an hour off its edge or without a zone, a histogram of another size.
+    The messages have passed `check`.
     """
     hours: _SumsByKey = {}
     subscriptions: dict[int, UUID] = {}
@@ -119,6 +139,7 @@ def fold(messages: Sequence[UsageRecorded]) -> Folded:
         usage=usage,
         keys_used=last_use_of_keys(delta for message in messages for delta in message.deltas),
         providers=fold_providers(seen for message in messages for seen in message.providers),
+        rows_by_period=Counter(row.period_type for row in summaries),
         deltas=sum(len(message.deltas) for message in messages),
         events=sum(message.event_count for message in messages),
     )
@@ -129,20 +150,12 @@ def _add_deltas(hours: _SumsByKey, subscriptions: dict[int, UUID], deltas: Itera
     for delta in deltas:
         subscription = delta.subscription_id.int
         key = (subscription, delta.hour, delta.model_id, delta.tool_name)
-        if delta.latency_histogram and len(delta.latency_histogram) != LATENCY_BUCKET_COUNT:
-            raise ValueError(f"a histogram has {len(delta.latency_histogram)} buckets, not {LATENCY_BUCKET_COUNT}")
         before = hours.get(key)
-        if before is not None:
+        if before is None:
+            hours[key] = delta
+            subscriptions[subscription] = delta.subscription_id
+        else:
             hours[key] = plus(before, delta)
-            continue
-        _check_hour(delta.hour)
-        hours[key] = delta
-        subscriptions[subscription] = delta.subscription_id
-
-
-def _check_hour(hour: datetime) -> None:
-    if hour.minute or hour.second or hour.microsecond or hour.utcoffset() != timedelta(0):
-        raise ValueError(f"a delta's hour is {hour.isoformat()}, which is not the start of a UTC hour")
 
 
 def _summarise(

@@ -7,10 +7,11 @@ model, which tests hold against the trigger on random histories.
 from __future__ import annotations
 
 from calendar import monthrange
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
+from uuid import UUID
 
 from services.aggregator.aggregation import UsageByHour
 from shared.period import utc
@@ -34,10 +35,6 @@ class QuotaPeriod:
 
     def __contains__(self, hour: datetime) -> bool:
         return self.start <= hour and (self.reset_at is None or hour < self.reset_at)
-
-    def is_over(self, now: datetime) -> bool:
-        """Tell whether the period has to be rolled."""
-        return self.reset_at is not None and self.reset_at <= now
 
 
 def period_at(period: QuotaPeriod, now: datetime, interval: Interval) -> QuotaPeriod:
@@ -66,17 +63,93 @@ def _days_in(year: int, month: int) -> int:
     return monthrange(year, month)[1]
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaPolicy:
+    """What is up to the operator: the length of the next quota period, and the percentages that raise an alert."""
+
+    interval: Interval = "month"
+    thresholds: tuple[int, ...] = (50, 80, 100)
+
+
+class Subscription(NamedTuple):
+    """A subscription's counters and standing, in the order of the columns that queries.sql returns."""
+
+    id: UUID
+    status: str
+    suspended_reasons: Sequence[str]
+    quota_requests: int | None
+    quota_tokens: int | None
+    used_requests: int
+    used_tokens: int
+    quota_period_start: datetime
+    reset_at: datetime | None
+    status_version: int
+    status_published_version: int
+
+    @property
+    def period(self) -> QuotaPeriod:
+        return QuotaPeriod(self.quota_period_start, self.reset_at)
+
+    def is_due(self, now: datetime) -> bool:
+        """Tell whether the quota period has to be rolled. One that has ended keeps the counters of its last period."""
+        return self.reset_at is not None and self.reset_at <= now and self.status not in FINAL_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do to counters: add requests and tokens, or start another period and sum its hours."""
+
+    increments: Sequence[tuple[UUID, int, int]]
+    rolls: Sequence[tuple[UUID, QuotaPeriod]]
+
+
+def plan(
+    subscriptions: Iterable[Subscription], usage: Mapping[UUID, UsageByHour], now: datetime, interval: Interval
+) -> Plan:
+    """Decide what usage, whose summaries are stored already, does to the counters of locked subscriptions.
+
+    A period that is over is rolled first: its successor's counters are the sum of its hours, which hold `usage` by then.
+    """
+    increments: list[tuple[UUID, int, int]] = []
+    rolls: list[tuple[UUID, QuotaPeriod]] = []
+    for subscription in subscriptions:
+        if subscription.is_due(now):
+            rolls.append((subscription.id, period_at(subscription.period, now, interval)))
+            continue
+        requests, tokens = counted(usage[subscription.id], subscription.period)
+        if requests or tokens:
+            increments.append((subscription.id, requests, tokens))
+    return Plan(increments, rolls)
+
+
+class Threshold(NamedTuple):
+    """A percentage of one quota that is used."""
+
+    subscription_id: UUID
+    dimension: Dimension
+    percent: int
+    used: int
+    quota: int
+
+
+def thresholds(subscriptions: Iterable[Subscription], percents: Sequence[int]) -> list[Threshold]:
+    """Return every threshold that the counters have reached, new or not: the database knows which were raised before."""
+    reached: list[Threshold] = []
+    for s in subscriptions:
+        both: tuple[tuple[Dimension, int, int | None], ...] = (
+            ("requests", s.used_requests, s.quota_requests),
+            ("tokens", s.used_tokens, s.quota_tokens),
+        )
+        for dimension, used, quota in both:
+            if quota is not None:
+                reached += [Threshold(s.id, dimension, p, used, quota) for p in percents if used * 100 >= quota * p]
+    return reached
+
+
 def counted(usage: UsageByHour, period: QuotaPeriod) -> tuple[int, int]:
     """Return the requests and tokens whose hour lies in the period: late and early ones belong to another."""
     inside = [amounts for hour, amounts in usage.items() if hour in period]
     return sum(requests for requests, _ in inside), sum(tokens for _, tokens in inside)
-
-
-def thresholds_reached(used: int, quota: int | None, percents: Iterable[int]) -> list[int]:
-    """Return which of the percentages of a quota are used, in rising order. None of an unlimited quota, all of an empty one."""
-    if quota is None:
-        return []
-    return [percent for percent in sorted(percents) if used * 100 >= quota * percent]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,64 @@
+"""The aggregator's composition root."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from services.aggregator.counters import Counters
+from services.aggregator.handlers import ApplyRecorded
+from services.aggregator.jobs import AlertPublication, ProviderVerdicts, QuotaResets, UsageSummaryRefresh
+from services.aggregator.settings import Settings
+from services.aggregator.status import StatusPublisher
+from shared.clock import SystemClock
+from shared.consumer import ExactlyOnceConsumer
+from shared.contracts import BILLING_EVENTS, SUBSCRIPTION_STATUS, USAGE_RECORDED
+from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
+from shared.metrics import ConsumerMetrics
+from shared.outbox import Outbox
+from shared.positions import Positions
+from shared.postgres import Pool
+from shared.worker import Periodic, Worker
+
+GROUP = "tallystick-aggregator"
+FORGET_SECONDS = 3600.0
+
+
+def build(settings: Settings, pool: Pool) -> Worker:
+    """Wire an aggregator worker."""
+    broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
+    clock, produce = SystemClock(), OutboxProducer(broker)
+    outbox = Outbox("aggregator_outbox")
+    counters = Counters(settings.quota_policy(), outbox)
+    statuses = StatusPublisher(pool, produce, seconds=settings.aggregator_status_seconds)
+    consumer = ExactlyOnceConsumer(
+        pool=pool,
+        positions=Positions("aggregator_positions", cluster=settings.kafka_cluster),
+        apply=ApplyRecorded(settings.kafka_cluster, clock, counters, statuses.wake),
+        metrics=ConsumerMetrics(USAGE_RECORDED),
+        lanes=settings.aggregator_lanes,
+    )
+    subscribe(
+        broker, consumer, Subscription(USAGE_RECORDED, GROUP, settings.instance, settings.aggregator_batch_messages)
+    )
+    providers = ProviderVerdicts(
+        pool,
+        clock,
+        window=timedelta(minutes=settings.aggregator_provider_window_minutes),
+        keep=timedelta(days=settings.aggregator_provider_keep_days),
+    )
+    return Worker(
+        name="aggregator",
+        broker=broker,
+        consumers=[consumer],
+        topics=[USAGE_RECORDED, SUBSCRIPTION_STATUS, BILLING_EVENTS],
+        periodic=[
+            Periodic("status publication", 0.0, statuses.wait_and_publish),
+            Periodic(
+                "quota resets", settings.aggregator_reset_seconds, QuotaResets(pool, clock, counters, statuses.wake)
+            ),
+            Periodic("alert publication", settings.aggregator_outbox_seconds, AlertPublication(pool, outbox, produce)),
+            Periodic("provider health", settings.aggregator_provider_health_seconds, providers),
+            Periodic("provider observations", FORGET_SECONDS, providers.forget),
+            Periodic("usage summary", settings.aggregator_usage_summary_seconds, UsageSummaryRefresh(pool)),
+        ],
+    )

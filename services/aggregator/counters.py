@@ -1,0 +1,94 @@
+"""Quota counters: what usage and time do to locked subscriptions, and what that announces.
+
+One way for the handler, which has usage, and for the timer, which has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.aggregator import metrics, store
+from services.aggregator.aggregation import UsageByHour
+from services.aggregator.quota import QuotaPolicy, Subscription, plan, thresholds
+from shared.contracts import BILLING_EVENTS, BillingEvent, encode
+from shared.outbox import Message, Outbox
+from shared.postgres import Connection
+
+SOURCE = "tallystick/aggregator"
+THRESHOLD_EVENT = "tallystick.quota.threshold.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of subscriptions whose counters moved, in pairs of before and after."""
+
+    changes: Sequence[tuple[Subscription, Subscription]] = ()
+    rolled: int = 0
+    percents: Sequence[int] = ()
+
+    @property
+    def status_changed(self) -> bool:
+        """Whether gateways have to hear of something."""
+        return any(after.status_version > after.status_published_version for _, after in self.changes)
+
+    def count(self) -> None:
+        """Put it into the metrics, once it is committed."""
+        metrics.count_quota(
+            suspended=[
+                reason
+                for before, after in self.changes
+                for reason in after.suspended_reasons
+                if reason not in before.suspended_reasons
+            ],
+            reactivated=sum(
+                before.status == "suspended" and after.status in {"active", "trialing"}
+                for before, after in self.changes
+            ),
+            rolled=self.rolled,
+            percents=self.percents,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Moves the quota counters of subscriptions."""
+
+    policy: QuotaPolicy
+    outbox: Outbox
+
+    async def settle(
+        self, connection: Connection, locked: Sequence[Subscription], usage: Mapping[UUID, UsageByHour], now: datetime
+    ) -> Settled:
+        """Add usage, whose summaries are stored already, to `locked` subscriptions; roll the periods that are over at `now`.
+
+        The trigger check_subscription_quota suspends and reactivates. Alerts and their events are stored with it.
+        """
+        planned = plan(locked, usage, now, self.policy.interval)
+        rolled = await store.roll_quota_periods(connection, planned.rolls)
+        moved = rolled + await store.count_usage(connection, planned.increments)
+        alerts = await store.raise_thresholds(connection, thresholds(moved, self.policy.thresholds))
+        await self.outbox.enqueue(connection, [_threshold_event(alert, now) for alert in alerts])
+        before = {subscription.id: subscription for subscription in locked}
+        return Settled(
+            changes=[(before[after.id], after) for after in moved],
+            rolled=len(rolled),
+            percents=[alert["percent"] for alert in alerts],
+        )
+
+
+def _threshold_event(alert: Mapping[str, Any], now: datetime) -> Message:
+    """Return the event of an alert. Its id is the alert's: stable, however often it is published."""
+    subscription = str(alert["subscription_id"])
+    data = {
+        "user_id": str(alert["user_id"]),
+        "subscription_id": subscription,
+        **{name: alert[name] for name in ("dimension", "percent", "used", "quota", "message")},
+    }
+    event = BillingEvent(
+        id=str(alert["id"]), type=THRESHOLD_EVENT, time=now, subject=subscription, data=data, source=SOURCE
+    )
+    return Message(topic=BILLING_EVENTS, value=encode(event), key=subscription.encode())

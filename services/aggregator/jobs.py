@@ -1,0 +1,112 @@
+"""What the aggregator does by the clock. Every worker runs every job; the database lets each piece of work be done once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+
+from services.aggregator import metrics, store
+from services.aggregator.counters import Counters
+from services.aggregator.health import judge_providers
+from shared.clock import Clock
+from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
+from shared.outbox import Outbox, Producer
+from shared.postgres import Pool, transaction
+
+ROLL_SUBSCRIPTIONS = 500
+"""Most quota periods that one transaction rolls: nobody waits long for one of them."""
+
+REFRESH_SECONDS = 1800.0
+"""Longest time that a refresh of llm_usage_summary may take."""
+REFRESH_REST = 20.0
+"""Times as long as it took, no refresh follows: at most a twentieth of a connection's time goes into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaResets:
+    """Rolls quota periods that are over, whether or not there is usage, so that a suspended subscription comes back in time."""
+
+    pool: Pool
+    clock: Clock
+    counters: Counters
+    wake_publisher: Callable[[], None]
+
+    async def __call__(self) -> int:
+        """Roll all that are due; return how many that were."""
+        rolled = 0
+        while True:
+            async with transaction(self.pool) as connection:
+                now = self.clock.now()
+                await store.act_as_aggregator(connection)
+                due = await store.lock_due_subscriptions(connection, now, ROLL_SUBSCRIPTIONS)
+                settled = await self.counters.settle(connection, due, {}, now)
+            settled.count()
+            if settled.status_changed:
+                self.wake_publisher()
+            rolled += settled.rolled
+            if len(due) < ROLL_SUBSCRIPTIONS:
+                return rolled
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderVerdicts:
+    """Keeps provider_health true to the last minutes of traffic."""
+
+    pool: Pool
+    clock: Clock
+    window: timedelta
+    keep: timedelta
+
+    async def __call__(self) -> None:
+        """Judge all providers anew; forget what is too old to be looked at."""
+        async with transaction(self.pool) as connection:
+            if not await store.become_only_one(connection, "provider_health"):
+                return
+            seen = await store.recent_observations(connection, int(self.window / timedelta(minutes=1)))
+            verdicts = judge_providers(seen, self.window)
+            await store.store_provider_health(connection, verdicts)
+        for verdict in verdicts:
+            if verdict.success_rate is not None:
+                metrics.PROVIDER_SUCCESS.labels(verdict.provider).set(float(verdict.success_rate))
+
+    async def forget(self) -> None:
+        """Delete observations that nothing looks at any more."""
+        await store.forget_observations(self.pool, self.clock.now() - self.keep)
+
+
+@dataclass(slots=True)
+class UsageSummaryRefresh:
+    """Keeps the materialized view llm_usage_summary up to date. It reads the whole log, so the larger that is, the more seldom."""
+
+    pool: Pool
+    _rest_until: float = 0.0
+
+    async def __call__(self) -> None:
+        """Refresh, unless another worker is at it or the last refresh took so long that the database still rests from it."""
+        if monotonic() < self._rest_until:
+            return
+        async with transaction(self.pool) as connection:
+            if not await store.become_only_one(connection, "usage_summary"):
+                return
+            started = monotonic()
+            await store.refresh_usage_summary(connection, timeout=REFRESH_SECONDS)
+        self._rest_until = monotonic() + REFRESH_REST * (monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertPublication:
+    """Publishes the events of alerts from the outbox, in which they were stored together with the alerts."""
+
+    pool: Pool
+    outbox: Outbox
+    produce: Producer
+
+    async def __call__(self) -> None:
+        while await self.outbox.publish_leftovers(self.pool, self.produce, older_than_seconds=0.0):
+            pass
+        async with self.pool.acquire() as connection:
+            waiting, age = await self.outbox.waiting(connection)
+        OUTBOX_WAITING.labels("aggregator").set(waiting)
+        OUTBOX_AGE.labels("aggregator").set(age)

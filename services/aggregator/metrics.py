@@ -1,0 +1,85 @@
+"""The aggregator's metrics: meaning, unit and labels in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.aggregator.aggregation import Folded
+from shared.contracts import UsageRecorded
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
+
+MESSAGES = Counter("usage_aggregator_messages", "usage.recorded messages, by outcome: applied, duplicate.", ["outcome"])
+EVENTS = Counter("usage_aggregator_events", "Usage events that were added to summaries.")
+FOLD_DELTAS = Histogram(
+    "usage_aggregator_fold_deltas",
+    "Deltas that were folded into one transaction.",
+    buckets=(1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000),
+)
+SUMMARY_ROWS = Counter("usage_aggregator_summary_rows", "Summary rows that were added to, by period.", ["period"])
+SLICE_SECONDS = Histogram(
+    "usage_aggregator_slice_seconds", "Time to decode, fold and store one slice, without its COMMIT.", buckets=_SECONDS
+)
+RECORDED_FRESHNESS = Histogram(
+    "usage_aggregator_recorded_freshness_seconds",
+    "From a batch being recorded by ingest to its summaries being committed.",
+    buckets=_SECONDS,
+)
+EVENT_FRESHNESS = Histogram(
+    "usage_aggregator_event_freshness_seconds",
+    "From the youngest event time of a batch to its summaries being committed.",
+    buckets=_SECONDS,
+)
+SUSPENSIONS = Counter("usage_aggregator_suspensions", "Reasons of suspension that quotas brought about.", ["reason"])
+REACTIVATIONS = Counter(
+    "usage_aggregator_reactivations", "Suspended subscriptions that a new quota period reactivated."
+)
+RESETS = Counter("usage_aggregator_quota_resets", "Quota periods that were rolled.")
+THRESHOLDS = Counter("usage_aggregator_thresholds", "Alerts of a used percentage of a quota.", ["percent"])
+UNKNOWN_SUBSCRIPTIONS = Counter(
+    "usage_aggregator_unknown_subscriptions", "Subscriptions in deltas that do not exist: summed, but counted nowhere."
+)
+STATUSES_PUBLISHED = Counter("usage_aggregator_statuses_published", "subscription.status messages acknowledged.")
+STATUS_FAILURES = Counter("usage_aggregator_status_failures", "Rounds of status publication that failed.")
+PROVIDER_SUCCESS = Gauge(
+    "usage_aggregator_provider_success_ratio",
+    "Share of a provider's requests that succeeded, last minutes.",
+    ["provider"],
+)
+
+for _outcome in ("applied", "duplicate"):
+    MESSAGES.labels(_outcome)
+for _reason in ("quota_requests", "quota_tokens"):
+    SUSPENSIONS.labels(_reason)
+
+
+def count_slice(applied: Sequence[UsageRecorded], duplicates: int, folded: Folded, now: datetime) -> None:
+    """Count a committed slice and observe how fresh it is."""
+    MESSAGES.labels("applied").inc(len(applied))
+    MESSAGES.labels("duplicate").inc(duplicates)
+    EVENTS.inc(folded.events)
+    FOLD_DELTAS.observe(folded.deltas)
+    for period, rows in folded.rows_by_period.items():
+        SUMMARY_ROWS.labels(period).inc(rows)
+    for message in applied:
+        RECORDED_FRESHNESS.observe(_age(now, message.recorded_at))
+        youngest = max((d.last_event_at for d in message.deltas if d.last_event_at is not None), default=None)
+        if youngest is not None:
+            EVENT_FRESHNESS.observe(_age(now, youngest))
+
+
+def count_quota(suspended: Iterable[str], reactivated: int, rolled: int, percents: Iterable[int]) -> None:
+    """Count what committed changes of the counters brought about: reasons of suspension, reactivations, resets, thresholds."""
+    for reason in suspended:
+        SUSPENSIONS.labels(reason).inc()
+    REACTIVATIONS.inc(reactivated)
+    RESETS.inc(rolled)
+    for percent in percents:
+        THRESHOLDS.labels(str(percent)).inc()
+
+
+def _age(now: datetime, at: datetime) -> float:
+    return max(0.0, (now - at).total_seconds())

@@ -1,0 +1,234 @@
+-- The SQL of the aggregator, in the order of a slice's story: what is new, whom it concerns, what it adds, where we stand;
+-- then publication, and the work of the timers.
+--
+-- Locks are always taken in this order: position, inbox, subscriptions by id, summaries by key. Two aggregators that share
+-- subscriptions, during a rebalance or because two source partitions name the same one, so wait for each other and never deadlock.
+
+-- name: act_as_aggregator
+-- Says for the audit trail who changes subscriptions in this transaction.
+SELECT set_config('tallystick.actor', 'aggregator', true);
+
+-- name: receive
+-- Notes messages as applied and returns those that were not noted before. A second transaction with the same message waits
+-- here for the first to end: if that commits, the message is old, if it rolls back, it is new.
+INSERT INTO aggregator_inbox (batch_id, part, event_count)
+SELECT m.batch_id, m.part, m.event_count
+FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS m (batch_id, part, event_count)
+ORDER BY m.batch_id, m.part
+ON CONFLICT (batch_id, part) DO NOTHING
+RETURNING batch_id, part;
+
+-- name: lock_subscriptions
+-- Takes subscriptions before their summaries are written. Else a reset could sum the hours of a period while another
+-- transaction holds uncommitted ones, and set counters that lack them. NO KEY: inserts that refer to a subscription go on.
+SELECT id, status::text, suspended_reasons, quota_requests, quota_tokens, used_requests, used_tokens,
+       quota_period_start, reset_at, status_version, status_published_version
+FROM subscriptions
+WHERE id = ANY($1::uuid[])
+ORDER BY id
+FOR NO KEY UPDATE;
+
+-- name: add_summaries
+-- Adds figures to hour, day and month rows, histograms bucket by bucket. Rows come in the order in which all lock them.
+INSERT INTO usage_summaries AS s (
+    subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+SELECT a.subscription_id, a.period_type, a.period_start, a.model_id, a.tool_name, a.request_count, a.error_count,
+       a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, a.histogram::bigint[]
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[])
+    AS a (subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+          request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, histogram)
+ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO UPDATE SET
+    request_count = s.request_count + excluded.request_count,
+    error_count = s.error_count + excluded.error_count,
+    request_tokens = s.request_tokens + excluded.request_tokens,
+    response_tokens = s.response_tokens + excluded.response_tokens,
+    cached_tokens = s.cached_tokens + excluded.cached_tokens,
+    latency_sum_ms = s.latency_sum_ms + excluded.latency_sum_ms,
+    latency_count = s.latency_count + excluded.latency_count,
+    latency_histogram = ARRAY(
+        SELECT b.had + b.more
+        FROM unnest(s.latency_histogram, excluded.latency_histogram) WITH ORDINALITY AS b (had, more, bucket)
+        ORDER BY b.bucket),
+    updated_at = now();
+
+-- name: count_usage
+-- Adds usage of the current quota period to the counters of locked subscriptions; the trigger decides who is suspended.
+UPDATE subscriptions s
+SET used_requests = s.used_requests + u.requests, used_tokens = s.used_tokens + u.tokens
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u (id, requests, tokens)
+WHERE s.id = u.id
+RETURNING s.id, s.status::text, s.suspended_reasons, s.quota_requests, s.quota_tokens, s.used_requests, s.used_tokens,
+          s.quota_period_start, s.reset_at, s.status_version, s.status_published_version;
+
+-- name: roll_quota_periods
+-- Starts a new quota period for locked subscriptions: the counters become what its hours hold already; the trigger
+-- reactivates whom only the old period's usage had suspended.
+UPDATE subscriptions s
+SET quota_period_start = p.period_start, reset_at = p.reset_at, used_requests = h.requests, used_tokens = h.tokens
+FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS p (id, period_start, reset_at)
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(request_count), 0)::bigint AS requests, coalesce(sum(total_tokens), 0)::bigint AS tokens
+    FROM usage_summaries
+    WHERE subscription_id = p.id AND period_type = 'hour' AND period_start >= p.period_start AND period_start < p.reset_at) h
+WHERE s.id = p.id
+RETURNING s.id, s.status::text, s.suspended_reasons, s.quota_requests, s.quota_tokens, s.used_requests, s.used_tokens,
+          s.quota_period_start, s.reset_at, s.status_version, s.status_published_version;
+
+-- name: raise_thresholds
+-- Tells a user that a percentage of a quota is used, once in each quota period: `cause` is the key. Returns what is new.
+INSERT INTO billing_alerts (id, user_id, subscription_id, type, cause, threshold, current_value, message, metadata)
+SELECT t.id, s.user_id, s.id, 'usage_threshold',
+       format('%s, %s %% of %s, period from %s', s.id, t.percent, t.dimension,
+              to_char(s.quota_period_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24"Z"')),
+       t.percent,
+       CASE WHEN t.quota > 0 THEN round(t.used::numeric * 100 / t.quota, 2) ELSE 100 END,
+       format('%s %% of the quota of %s %s are used: %s.', t.percent, t.quota, t.dimension, t.used),
+       jsonb_build_object('dimension', t.dimension, 'quota', t.quota, 'used', t.used,
+                          'period_start', s.quota_period_start, 'reset_at', s.reset_at)
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::bigint[], $6::bigint[])
+    AS t (id, subscription_id, dimension, percent, used, quota)
+JOIN subscriptions s ON s.id = t.subscription_id
+ON CONFLICT (user_id, type, cause) DO NOTHING
+RETURNING id, user_id, subscription_id, threshold::int AS percent, message, metadata->>'dimension' AS dimension,
+          (metadata->>'quota')::bigint AS quota, (metadata->>'used')::bigint AS used;
+
+-- name: add_observations
+-- Adds what one partition ($1) saw of providers. Failures at the end of a minute go on until a later observation has a success.
+INSERT INTO provider_observations AS p (
+    provider, minute, partition, request_count, error_count, rate_limited_count,
+    latency_sum_ms, latency_count, latency_histogram, last_success_at, last_failure_at, trailing_failures)
+SELECT o.provider, o.minute, $1::int, o.request_count, o.error_count, o.rate_limited_count,
+       o.latency_sum_ms, o.latency_count, o.histogram::bigint[], o.last_success_at, o.last_failure_at, o.trailing_failures
+FROM unnest($2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[],
+            $10::timestamptz[], $11::timestamptz[], $12::bigint[])
+    AS o (provider, minute, request_count, error_count, rate_limited_count, latency_sum_ms, latency_count, histogram,
+          last_success_at, last_failure_at, trailing_failures)
+ON CONFLICT (provider, minute, partition) DO UPDATE SET
+    request_count = p.request_count + excluded.request_count,
+    error_count = p.error_count + excluded.error_count,
+    rate_limited_count = p.rate_limited_count + excluded.rate_limited_count,
+    latency_sum_ms = p.latency_sum_ms + excluded.latency_sum_ms,
+    latency_count = p.latency_count + excluded.latency_count,
+    latency_histogram = ARRAY(
+        SELECT b.had + b.more
+        FROM unnest(p.latency_histogram, excluded.latency_histogram) WITH ORDINALITY AS b (had, more, bucket)
+        ORDER BY b.bucket),
+    last_success_at = greatest(p.last_success_at, excluded.last_success_at),
+    last_failure_at = greatest(p.last_failure_at, excluded.last_failure_at),
+    trailing_failures = excluded.trailing_failures
+        + CASE WHEN excluded.last_success_at IS NULL THEN p.trailing_failures ELSE 0 END;
+
+-- name: touch_api_keys
+-- Says when keys were last used, to the minute: an exact time would rewrite every busy key with every slice. SKIP LOCKED:
+-- whoever holds a key's row is changing it, and the next slice says it again.
+WITH stale AS (
+    SELECT k.id, u.used_at
+    FROM api_keys k JOIN unnest($1::uuid[], $2::timestamptz[]) AS u (id, used_at) ON u.id = k.id
+    WHERE k.last_used_at IS NULL OR k.last_used_at <= u.used_at - interval '1 minute'
+    ORDER BY k.id
+    FOR NO KEY UPDATE OF k SKIP LOCKED
+)
+UPDATE api_keys k SET last_used_at = stale.used_at FROM stale WHERE k.id = stale.id;
+
+-- name: advance_position
+-- Moves the position past the slice, with the account of its offsets: the table's CHECK refuses a sum that is off.
+-- The old position is compared once more: nobody can have moved it, since its row is locked.
+UPDATE aggregator_positions
+SET next_offset = $6, applied = applied + $7, duplicates = duplicates + $8, gaps = gaps + $9, updated_at = now()
+WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5;
+
+-- name: become_only_one
+-- Takes a named lock until the transaction ends, if nobody has it: work that one worker at a time has to do.
+SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
+
+-- name: anything_unpublished
+-- Whether a subscription changed that gateways have not heard of. Asked often: an index that is nearly always empty answers.
+SELECT EXISTS (SELECT FROM subscriptions WHERE status_version > status_published_version);
+
+-- name: unpublished_statuses
+-- The state of subscriptions whose last change is not published. Without locks: whatever changes now has a higher version
+-- and comes next time.
+SELECT s.id, s.status::text, s.suspended_reasons, s.quota_requests, s.quota_tokens, s.used_requests, s.used_tokens,
+       CASE WHEN s.billing_mode = 'prepaid' THEN coalesce(c.balance, 0) END AS credits,
+       s.reset_at, s.status_version, statement_timestamp() AS as_of
+FROM subscriptions s
+LEFT JOIN user_credits c ON c.user_id = s.user_id
+WHERE s.status_version > s.status_published_version
+ORDER BY s.id
+LIMIT $1;
+
+-- name: mark_published
+-- Notes which versions the broker has acknowledged. Rows are locked in the order in which slices lock them.
+WITH published AS MATERIALIZED (
+    SELECT s.id, p.version
+    FROM subscriptions s JOIN unnest($1::uuid[], $2::bigint[]) AS p (id, version) ON p.id = s.id
+    ORDER BY s.id
+    FOR NO KEY UPDATE OF s
+)
+UPDATE subscriptions s SET status_published_version = greatest(s.status_published_version, p.version)
+FROM published p WHERE s.id = p.id;
+
+-- name: publish_again
+-- Forgets that subscriptions were published. See status.py for the one case in which that is needed.
+WITH doubtful AS MATERIALIZED (
+    SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE subscriptions s SET status_published_version = -1 FROM doubtful d WHERE s.id = d.id;
+
+-- name: lock_due_subscriptions
+-- Takes at most $2 subscriptions whose quota period is over at $1. SKIP LOCKED: whoever holds one is counting its usage,
+-- and so rolls it, or will be through before the timer comes again.
+SELECT id, status::text, suspended_reasons, quota_requests, quota_tokens, used_requests, used_tokens,
+       quota_period_start, reset_at, status_version, status_published_version
+FROM subscriptions
+WHERE reset_at <= $1 AND status NOT IN ('cancelled', 'expired')
+ORDER BY id
+LIMIT $2
+FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: recent_observations
+-- What was seen of each provider in the $1 minutes up to its last one. The recursion hops from provider to provider
+-- along the primary key, instead of reading days of minutes to learn the few names.
+WITH RECURSIVE known (provider) AS (
+    (SELECT provider FROM provider_observations ORDER BY provider LIMIT 1)
+    UNION ALL
+    SELECT (SELECT o.provider FROM provider_observations o WHERE o.provider > k.provider ORDER BY o.provider LIMIT 1)
+    FROM known k WHERE k.provider IS NOT NULL
+)
+SELECT o.provider, o.minute, o.request_count, o.error_count, o.rate_limited_count, o.latency_sum_ms, o.latency_count,
+       o.latency_histogram, o.last_success_at, o.last_failure_at, o.trailing_failures
+FROM known k
+CROSS JOIN LATERAL (SELECT max(minute) AS last_minute FROM provider_observations WHERE provider = k.provider) l
+JOIN provider_observations o ON o.provider = k.provider AND o.minute > l.last_minute - make_interval(mins => $1)
+WHERE k.provider IS NOT NULL
+ORDER BY o.provider, o.minute, o.partition;
+
+-- name: store_provider_health
+-- Replaces the verdict on each provider.
+INSERT INTO provider_health (
+    provider, status, request_count, error_count, rate_limited_count, success_rate, avg_latency_ms, p95_latency_ms,
+    consecutive_failures, rate_limited, last_success_at, last_failure_at, window_start, window_end)
+SELECT h.provider, h.status, h.request_count, h.error_count, h.rate_limited_count, h.success_rate, h.avg_latency_ms, h.p95_latency_ms,
+       h.consecutive_failures, h.rate_limited_count > 0, h.last_success_at, h.last_failure_at, h.window_start, h.window_end
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::numeric[], $7::numeric[], $8::int[], $9::bigint[],
+            $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[])
+    AS h (provider, status, request_count, error_count, rate_limited_count, success_rate, avg_latency_ms, p95_latency_ms,
+          consecutive_failures, last_success_at, last_failure_at, window_start, window_end)
+ON CONFLICT (provider) DO UPDATE SET
+    status = excluded.status, request_count = excluded.request_count, error_count = excluded.error_count,
+    rate_limited_count = excluded.rate_limited_count, success_rate = excluded.success_rate,
+    avg_latency_ms = excluded.avg_latency_ms, p95_latency_ms = excluded.p95_latency_ms,
+    consecutive_failures = excluded.consecutive_failures, rate_limited = excluded.rate_limited,
+    last_success_at = greatest(provider_health.last_success_at, excluded.last_success_at),
+    last_failure_at = greatest(provider_health.last_failure_at, excluded.last_failure_at),
+    window_start = excluded.window_start, window_end = excluded.window_end, updated_at = now();
+
+-- name: forget_observations
+-- Deletes observations of minutes before $1: nothing looks back that far.
+DELETE FROM provider_observations WHERE minute < $1;
+
+-- name: refresh_usage_summary
+-- Brings the materialized view llm_usage_summary up to date.
+SELECT refresh_usage_summary();

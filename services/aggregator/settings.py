@@ -1,0 +1,60 @@
+"""The aggregator's settings. Each is an environment variable `TALLYSTICK_…`; docs/reference/settings.md lists them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from services.aggregator.quota import Interval, QuotaPolicy
+from shared.worker import PipelineSettings
+
+
+class Settings(PipelineSettings):
+    """What an aggregator worker can be told."""
+
+    aggregator_batch_messages: int = Field(
+        100, ge=1, le=10_000, description="Most usage.recorded messages that one fetch hands to the worker."
+    )
+    aggregator_lanes: int = Field(
+        2, ge=1, le=16, description="Partitions that are folded and stored at once, each on a connection of its own."
+    )
+    aggregator_quota_interval: Interval = Field(
+        "month", description="Length of the quota period that follows a reset: day, week or month."
+    )
+    aggregator_quota_thresholds: Annotated[tuple[int, ...], NoDecode] = Field(
+        (50, 80, 100), description="Percentages of a quota that raise an alert, once each per period; comma-separated."
+    )
+    aggregator_status_seconds: float = Field(
+        0.2,
+        gt=0,
+        le=10,
+        description="How often to look for status changes made by others. Own ones are published at once.",
+    )
+    aggregator_reset_seconds: float = Field(1.0, gt=0, description="How often to look for quota periods that are over.")
+    aggregator_outbox_seconds: float = Field(1.0, gt=0, description="How often to publish the alerts that wait.")
+    aggregator_provider_health_seconds: float = Field(10.0, gt=0, description="How often to judge the providers.")
+    aggregator_provider_window_minutes: int = Field(
+        5, ge=1, le=1440, description="Minutes of a provider's traffic, up to its last, that it is judged by."
+    )
+    aggregator_provider_keep_days: int = Field(7, ge=1, description="Days that provider observations are kept.")
+    aggregator_usage_summary_seconds: float = Field(
+        60.0, gt=0, description="How often to refresh the materialized view llm_usage_summary."
+    )
+
+    @field_validator("aggregator_quota_thresholds", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("aggregator_quota_thresholds")
+    @classmethod
+    def _percentages(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(1 <= percent <= 100 for percent in value):
+            raise ValueError("each threshold is a percentage between 1 and 100")
+        return tuple(sorted(set(value)))
+
+    def quota_policy(self) -> QuotaPolicy:
+        """Return what is up to the operator about quotas."""
+        return QuotaPolicy(self.aggregator_quota_interval, self.aggregator_quota_thresholds)

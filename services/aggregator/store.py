@@ -1,0 +1,179 @@
+"""The aggregator's IO with Postgres. Each function runs in the caller's transaction; the SQL is in queries.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.aggregator.aggregation import SummaryRow, full
+from services.aggregator.health import Observation, ProviderHealth
+from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
+from shared.consumer import Slice
+from shared.contracts import ProviderDelta, UsageRecorded
+from shared.errors import BrokenInvariant
+from shared.ids import uuid7
+from shared.postgres import Connection
+from shared.sql import Queries
+
+_SQL = Queries.load("services.aggregator")
+
+
+async def act_as_aggregator(connection: Connection) -> None:
+    """Let the audit trail name the aggregator."""
+    await connection.execute(_SQL["act_as_aggregator"])
+
+
+async def receive(connection: Connection, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
+    """Note messages in the inbox and return those that were never applied, each once."""
+    identities = {(m.batch_id, m.part): m for m in reversed(messages)}
+    rows = await connection.fetch(
+        _SQL["receive"],
+        [batch_id for batch_id, _ in identities],
+        [part for _, part in identities],
+        [m.event_count for m in identities.values()],
+    )
+    new = {(row["batch_id"], row["part"]) for row in rows}
+    return [m for m in reversed(identities.values()) if (m.batch_id, m.part) in new]
+
+
+async def lock_subscriptions(connection: Connection, ids: Collection[UUID]) -> list[Subscription]:
+    """Take subscriptions for this transaction, in the order of their ids. Unknown ids are left out."""
+    return [Subscription(*row) for row in await connection.fetch(_SQL["lock_subscriptions"], list(ids))] if ids else []
+
+
+async def lock_due_subscriptions(connection: Connection, now: datetime, limit: int) -> list[Subscription]:
+    """Take subscriptions whose quota period is over and that nobody else holds."""
+    return [Subscription(*row) for row in await connection.fetch(_SQL["lock_due_subscriptions"], now, limit)]
+
+
+async def add_summaries(connection: Connection, rows: Sequence[SummaryRow]) -> None:
+    """Add figures to summary rows. `rows` are sorted, one for each key."""
+    if not rows:
+        return
+    ids, types, starts, models, tools, sums = zip(*rows, strict=True)
+    await connection.execute(
+        _SQL["add_summaries"], ids, types, starts, models, tools,
+        [s.requests for s in sums], [s.errors for s in sums],
+        [s.request_tokens for s in sums], [s.response_tokens for s in sums], [s.cached_tokens for s in sums],
+        [s.latency_sum_ms for s in sums], [s.latency_count for s in sums],
+        [_array(s.latency_histogram) for s in sums],
+    )  # fmt: skip
+
+
+async def count_usage(connection: Connection, increments: Sequence[tuple[UUID, int, int]]) -> list[Subscription]:
+    """Add requests and tokens to the counters of locked subscriptions; return those as they are then."""
+    if not increments:
+        return []
+    return [Subscription(*row) for row in await connection.fetch(_SQL["count_usage"], *zip(*increments, strict=True))]
+
+
+async def roll_quota_periods(connection: Connection, rolls: Sequence[tuple[UUID, QuotaPeriod]]) -> list[Subscription]:
+    """Start new quota periods of locked subscriptions, counters summed from their hours; return those as they are then."""
+    if not rolls:
+        return []
+    columns = [id_ for id_, _ in rolls], [p.start for _, p in rolls], [p.reset_at for _, p in rolls]
+    return [Subscription(*row) for row in await connection.fetch(_SQL["roll_quota_periods"], *columns)]
+
+
+async def raise_thresholds(connection: Connection, reached: Sequence[Threshold]) -> list[Mapping[str, Any]]:
+    """Store an alert for each threshold that has none in the present quota period; return the new alerts."""
+    if not reached:
+        return []
+    ids = [uuid7() for _ in reached]
+    return await connection.fetch(_SQL["raise_thresholds"], ids, *zip(*reached, strict=True))  # type: ignore[no-any-return]
+
+
+async def add_observations(connection: Connection, partition: int, seen: Sequence[ProviderDelta]) -> None:
+    """Add what one source partition saw of providers; `seen` is sorted by provider and minute."""
+    if not seen:
+        return
+    await connection.execute(
+        _SQL["add_observations"], partition,
+        [p.provider for p in seen], [p.minute for p in seen],
+        [p.requests for p in seen], [p.errors for p in seen], [p.rate_limited for p in seen],
+        [p.latency_sum_ms for p in seen], [p.latency_count for p in seen], [_array(p.latency_histogram) for p in seen],
+        [p.last_success_at for p in seen], [p.last_failure_at for p in seen], [p.trailing_failures for p in seen],
+    )  # fmt: skip
+
+
+async def touch_api_keys(connection: Connection, used_at: Mapping[UUID, datetime]) -> None:
+    """Say when API keys were last used, to the minute."""
+    if used_at:
+        await connection.execute(_SQL["touch_api_keys"], list(used_at), list(used_at.values()))
+
+
+async def advance_position(connection: Connection, cluster: str, batch: Slice, *, applied: int) -> None:
+    """Move the position past a slice of which `applied` messages were new. Raises `BrokenInvariant` if it is not where the slice began."""
+    at = batch.position
+    moved = await connection.execute(
+        _SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, batch.first_offset, batch.next_offset,
+        applied, len(batch.records) - applied, batch.gaps,
+    )  # fmt: skip
+    if moved != "UPDATE 1":
+        raise BrokenInvariant(
+            f"the position of {at.topic}[{at.partition}] was not at {batch.first_offset} although its row was locked"
+        )
+
+
+# --- publication and timers ------------------------------------------------------------------------------------------
+
+
+async def become_only_one(connection: Connection, work: str) -> bool:
+    """Take the named lock for this transaction; return False if another worker has it."""
+    return bool(await connection.fetchval(_SQL["become_only_one"], f"tallystick.{work}"))
+
+
+async def anything_unpublished(connection: Connection) -> bool:
+    """Tell whether a status waits for publication."""
+    return bool(await connection.fetchval(_SQL["anything_unpublished"]))
+
+
+async def unpublished_statuses(connection: Connection, limit: int) -> list[Mapping[str, Any]]:
+    """Return the state of subscriptions that gateways have not heard of."""
+    return await connection.fetch(_SQL["unpublished_statuses"], limit)  # type: ignore[no-any-return]
+
+
+async def mark_published(connection: Connection, versions: Mapping[UUID, int]) -> None:
+    """Note the versions that were published."""
+    await connection.execute(_SQL["mark_published"], list(versions), list(versions.values()))
+
+
+async def publish_again(connection: Connection, ids: Collection[UUID]) -> None:
+    """Let subscriptions be published once more, changed or not."""
+    await connection.execute(_SQL["publish_again"], list(ids))
+
+
+async def recent_observations(connection: Connection, minutes: int) -> list[Observation]:
+    """Return what was seen of each provider in its last minutes, sorted by provider."""
+    return [Observation(*row) for row in await connection.fetch(_SQL["recent_observations"], minutes)]
+
+
+async def store_provider_health(connection: Connection, verdicts: Sequence[ProviderHealth]) -> None:
+    """Replace the verdicts on providers."""
+    if not verdicts:
+        return
+    await connection.execute(
+        _SQL["store_provider_health"],
+        [v.provider for v in verdicts], [v.status for v in verdicts],
+        [v.request_count for v in verdicts], [v.error_count for v in verdicts], [v.rate_limited_count for v in verdicts],
+        [v.success_rate for v in verdicts], [v.avg_latency_ms for v in verdicts], [v.p95_latency_ms for v in verdicts],
+        [v.consecutive_failures for v in verdicts], [v.last_success_at for v in verdicts], [v.last_failure_at for v in verdicts],
+        [v.window_start for v in verdicts], [v.window_end for v in verdicts],
+    )  # fmt: skip
+
+
+async def forget_observations(connection: Connection, before: datetime) -> None:
+    """Delete observations of earlier minutes."""
+    await connection.execute(_SQL["forget_observations"], before)
+
+
+async def refresh_usage_summary(connection: Connection, *, timeout: float) -> None:  # noqa: ASYNC109 – of the statement
+    """Refresh the materialized view llm_usage_summary, in at most `timeout` seconds."""
+    await connection.execute(_SQL["refresh_usage_summary"], timeout=timeout)
+
+
+def _array(histogram: list[int]) -> str:
+    """Spell a histogram as an array of Postgres: arrays of arrays come apart in unnest, texts do not."""
+    return "{" + ",".join(map(str, full(histogram))) + "}"
