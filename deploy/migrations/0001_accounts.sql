@@ -290,17 +290,6 @@ COMMENT ON TABLE  plans IS 'What can be subscribed to besides a single model.';
 COMMENT ON COLUMN plans.amount IS 'Flat fee of one interval, in currency.';
 COMMENT ON COLUMN plans.limits IS 'requestsPerMonth, tokensPerMonth, concurrentRequests; a limit that is missing or null does not apply.';
 
-INSERT INTO plans (id, name, description, amount, currency, interval, features, limits) VALUES
-    ('free', 'Free', 'To try it out', 0, 'EUR', 'month',
-     '["community support"]', '{"requestsPerMonth": 1000, "tokensPerMonth": 100000, "concurrentRequests": 1}'),
-    ('basic', 'Basic', 'For one project', 19, 'EUR', 'month',
-     '["e-mail support"]', '{"requestsPerMonth": 10000, "tokensPerMonth": 1000000, "concurrentRequests": 5}'),
-    ('premium', 'Premium', 'For a team', 99, 'EUR', 'month',
-     '["priority support", "usage exports"]', '{"requestsPerMonth": 100000, "tokensPerMonth": 10000000, "concurrentRequests": 25}'),
-    ('enterprise', 'Enterprise', 'For an organisation', 999, 'EUR', 'month',
-     '["dedicated support", "usage exports", "service level agreement"]', '{"requestsPerMonth": null, "tokensPerMonth": null, "concurrentRequests": 200}')
-ON CONFLICT (id) DO NOTHING;
-
 CREATE TABLE power_level_configs (
     id                  uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     power_level         text        NOT NULL UNIQUE CHECK (power_level IN ('eco', 'balanced', 'precision')),
@@ -318,12 +307,6 @@ COMMENT ON TABLE  power_level_configs IS 'How a power level routes, and by what 
 COMMENT ON COLUMN power_level_configs.preferred_providers IS 'Provider names, best first.';
 COMMENT ON COLUMN power_level_configs.cost_multiplier IS 'Factor on the price of usage at this level.';
 COMMENT ON COLUMN power_level_configs.min_quality_score IS 'Between 0 and 1.';
-
-INSERT INTO power_level_configs (power_level, name, description, preferred_providers, cost_multiplier, max_latency_ms, min_quality_score) VALUES
-    ('eco', 'Eco Mode', 'Cheapest provider that is good enough', '["openrouter", "together", "deepinfra"]', 0.7, 5000, 0.70),
-    ('balanced', 'Balanced Mode', 'Good quality at a fair price', '["openai", "anthropic", "openrouter"]', 1.0, 3000, 0.85),
-    ('precision', 'Precision Mode', 'Best quality first', '["anthropic", "openai"]', 1.5, 2000, 0.95)
-ON CONFLICT (power_level) DO NOTHING;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Subscriptions

@@ -421,13 +421,6 @@ COMMENT ON TABLE  credit_packages IS 'Packages of prepaid credits for sale.';
 COMMENT ON COLUMN credit_packages.discount_percentage IS 'To show: what the package saves against the smallest one.';
 COMMENT ON COLUMN credit_packages.min_tier IS 'The lowest tier that may buy it; NULL: everybody.';
 
-INSERT INTO credit_packages (name, description, credits, price, discount_percentage, sort_order, badge_text, is_featured) VALUES
-    ('Starter Pack', 'To get going', 100, 10, 0, 1, NULL, false),
-    ('Value Pack', 'For regular use', 500, 45, 10, 2, 'MOST POPULAR', true),
-    ('Pro Pack', 'For heavy use', 1000, 80, 20, 3, 'BEST VALUE', true),
-    ('Enterprise Pack', 'For organisations', 5000, 350, 30, 4, NULL, false)
-ON CONFLICT (name) DO NOTHING;
-
 CREATE TABLE payment_methods (
     id                 uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id            uuid        NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
@@ -1082,3 +1075,38 @@ CREATE TABLE job_runs (
 
 COMMENT ON TABLE  job_runs IS 'Each run of a scheduled job, written in the transaction of its effect: it happens once, whatever the number of replicas.';
 COMMENT ON COLUMN job_runs.scheduled_for IS 'The time that the run was due at, not when it ran.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What every installation begins with
+-- ---------------------------------------------------------------------------------------------------------------------
+
+-- A function, so that `tallystick seed` can put back what is missing. What an operator has changed stays as it is.
+CREATE FUNCTION seed_reference_data() RETURNS void LANGUAGE sql AS $$
+    INSERT INTO plans (id, name, description, amount, currency, interval, features, limits) VALUES
+        ('free', 'Free', 'To try it out', 0, 'EUR', 'month',
+         '["community support"]', '{"requestsPerMonth": 1000, "tokensPerMonth": 100000, "concurrentRequests": 1}'),
+        ('basic', 'Basic', 'For one project', 19, 'EUR', 'month',
+         '["e-mail support"]', '{"requestsPerMonth": 10000, "tokensPerMonth": 1000000, "concurrentRequests": 5}'),
+        ('premium', 'Premium', 'For a team', 99, 'EUR', 'month',
+         '["priority support", "usage exports"]', '{"requestsPerMonth": 100000, "tokensPerMonth": 10000000, "concurrentRequests": 25}'),
+        ('enterprise', 'Enterprise', 'For an organisation', 999, 'EUR', 'month',
+         '["dedicated support", "usage exports", "service level agreement"]', '{"requestsPerMonth": null, "tokensPerMonth": null, "concurrentRequests": 200}')
+    ON CONFLICT (id) DO NOTHING;
+
+    INSERT INTO power_level_configs (power_level, name, description, preferred_providers, cost_multiplier, max_latency_ms, min_quality_score) VALUES
+        ('eco', 'Eco Mode', 'Cheapest provider that is good enough', '["openrouter", "together", "deepinfra"]', 0.7, 5000, 0.70),
+        ('balanced', 'Balanced Mode', 'Good quality at a fair price', '["openai", "anthropic", "openrouter"]', 1.0, 3000, 0.85),
+        ('precision', 'Precision Mode', 'Best quality first', '["anthropic", "openai"]', 1.5, 2000, 0.95)
+    ON CONFLICT (power_level) DO NOTHING;
+
+    INSERT INTO credit_packages (name, description, credits, price, discount_percentage, sort_order, badge_text, is_featured) VALUES
+        ('Starter Pack', 'To get going', 100, 10, 0, 1, NULL, false),
+        ('Value Pack', 'For regular use', 500, 45, 10, 2, 'MOST POPULAR', true),
+        ('Pro Pack', 'For heavy use', 1000, 80, 20, 3, 'BEST VALUE', true),
+        ('Enterprise Pack', 'For organisations', 5000, 350, 30, 4, NULL, false)
+    ON CONFLICT (name) DO NOTHING;
+$$;
+
+COMMENT ON FUNCTION seed_reference_data IS 'Inserts the plans, power levels and credit packages that are missing.';
+
+SELECT seed_reference_data();
