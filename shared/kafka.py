@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
         max_request_size=LARGEST_MESSAGE_BYTES,
         allow_auto_create_topics=False,
         apply_types=False,
-        logger=None,
+        logger=logging.getLogger("faststream"),  # its warnings: what it swallows must be seen
     )
     broker.config.broker_config.prefix = settings.kafka_topic_prefix  # FastStream puts it before what is subscribed
     return broker
