@@ -26,17 +26,73 @@ SELECT $1::uuid, u.id, $3, 'active', 'postpaid', NULL, NULL FROM users u WHERE u
 ON CONFLICT DO NOTHING;
 
 -- name: foreign_usage
--- Whether the log holds usage that neither a demo nor a trace left there.
-SELECT EXISTS (SELECT FROM usage_logs WHERE source NOT LIKE '/demo/%' AND source NOT LIKE '/trace/%');
+-- A source of usage that neither a demo nor a trace left there, if there is one.
+SELECT source FROM usage_logs WHERE source NOT LIKE '/demo/%' AND source NOT LIKE '/trace/%' LIMIT 1;
 
--- name: foreign_users
--- Whether there are users that neither the seed nor a demo made.
-SELECT EXISTS (SELECT FROM users WHERE email NOT LIKE '%@example.%');
-
--- name: stored
+-- name: counted
 -- What ingest has made of all records so far. Held events that were attributed since count by what became of them then.
-SELECT coalesce(sum(inserted), 0)::bigint AS inserted, coalesce(sum(duplicates), 0)::bigint AS duplicates,
-       coalesce(sum(quarantined), 0)::bigint AS quarantined,
-       coalesce(sum(next_offset - first_offset), 0)::bigint AS consumed,
-       (SELECT count(*) FROM held_events WHERE attributed_at IS NULL) AS held
-FROM usage_batches;
+SELECT (SELECT coalesce(sum(duplicates), 0) FROM usage_batches)::bigint AS duplicates,
+       (SELECT coalesce(sum(quarantined), 0) FROM usage_batches)::bigint AS quarantined,
+       (SELECT count(*) FROM held_events WHERE attributed_at IS NULL) AS held,
+       (SELECT count(*) FROM usage_logs WHERE source LIKE $1) AS stored;
+
+-- name: stored_usage
+-- What the log holds of the sources $1 (a LIKE pattern), by subscription.
+SELECT subscription_id::text AS subscription_id, count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors,
+       sum(request_tokens)::bigint AS request_tokens, sum(response_tokens)::bigint AS response_tokens,
+       sum(cached_tokens)::bigint AS cached_tokens
+FROM usage_logs WHERE source LIKE $1 GROUP BY subscription_id;
+
+-- name: progress
+-- How far each service is with topic $2 of cluster $1, in one look. Events of a message that an inbox holds were applied by its service.
+SELECT (SELECT coalesce(sum(p.next_offset), 0) FROM ingest_positions p
+        WHERE p.cluster = $1 AND p.topic = $2
+          AND p.epoch = (SELECT max(e.epoch) FROM ingest_positions e WHERE (e.cluster, e.topic, e.partition) = (p.cluster, p.topic, p.partition))
+       )::bigint AS position,
+       (SELECT coalesce(sum(message_count), 0) FROM usage_batches)::bigint AS announced,
+       (SELECT coalesce(sum(inserted), 0) FROM usage_batches)::bigint AS stored,
+       (SELECT count(*) FROM aggregator_inbox) AS aggregated_messages,
+       (SELECT coalesce(sum(event_count), 0) FROM aggregator_inbox)::bigint AS aggregated,
+       (SELECT count(*) FROM billing_inbox) AS rated_messages,
+       (SELECT coalesce(sum(event_count), 0) FROM billing_inbox)::bigint AS rated,
+       (SELECT count(*) FROM ingest_outbox) AS ingest_outbox,
+       (SELECT count(*) FROM aggregator_outbox) AS aggregator_outbox,
+       (SELECT count(*) FROM billing_outbox) AS billing_outbox,
+       (SELECT count(*) FROM held_events h WHERE h.attributed_at IS NULL
+           AND EXISTS (SELECT FROM subscriptions s WHERE s.id = h.subscription_id)) AS attributable,
+       (SELECT count(*) FROM subscriptions WHERE status_version > status_published_version) AS unpublished_statuses;
+
+-- name: top_summaries
+-- The largest month summaries, with whose they are.
+SELECT u.username, coalesce(nullif(m.model_id, ''), m.tool_name) AS what, to_char(m.period_start AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
+       m.request_count, m.error_count, m.request_tokens, m.response_tokens, m.avg_latency_ms
+FROM usage_summaries m JOIN subscriptions s ON s.id = m.subscription_id JOIN users u ON u.id = s.user_id
+WHERE m.period_type = 'month'
+ORDER BY m.total_tokens DESC, m.subscription_id LIMIT $1;
+
+-- name: quarantine
+-- Refused records by reason, with one explanation of each.
+SELECT reason, count(*) AS records, (array_agg(detail ORDER BY quarantined_at, record_offset))[1] AS example
+FROM quarantined_events GROUP BY reason ORDER BY records DESC, reason;
+
+-- name: suspended
+-- Who is suspended and why, with what a quota was judged by.
+SELECT u.username, s.suspended_reasons, s.used_requests, s.quota_requests, s.used_tokens, s.quota_tokens, s.billing_mode
+FROM subscriptions s JOIN users u ON u.id = s.user_id
+WHERE s.status = 'suspended' ORDER BY s.suspended_reasons, u.username;
+
+-- name: invoice_count
+-- How many invoices are issued.
+SELECT count(*) FROM invoices WHERE number IS NOT NULL;
+
+-- name: an_invoice
+-- The issued usage invoice with the highest total.
+SELECT i.id, i.number, u.full_name, u.email, i.period_start, i.period_end, i.issue_date, i.due_date, i.subtotal, i.tax, i.total, i.currency
+FROM invoices i JOIN users u ON u.id = i.user_id
+WHERE i.number IS NOT NULL AND i.kind = 'usage'
+ORDER BY i.total DESC, i.number LIMIT 1;
+
+-- name: invoice_lines
+-- Its lines, in their order.
+SELECT position, description, quantity, unit, amount, exact_amount, event_count
+FROM invoice_lines WHERE invoice_id = $1 ORDER BY position;

@@ -133,6 +133,11 @@ def check_window(trace: Trace, start: date, now: datetime, late: timedelta) -> N
         )
 
 
+def source_of(trace: Trace, start: date) -> str:
+    """Return the CloudEvents source of a trace's events: another file or another day is another source."""
+    return f"/trace/{trace.digest[:12]}/{start.isoformat()}"
+
+
 class TraceTraffic:
     """The records of one trace on one start day; `expected` grows with what has been drawn."""
 
@@ -146,7 +151,7 @@ class TraceTraffic:
         """Yield one record for each row, in the order of the file."""
         rng = random.Random(self._trace.digest)
         shift = self._trace.shift(self._start)
-        source = f"/trace/{self._trace.digest[:12]}/{self._start.isoformat()}"
+        source = source_of(self._trace, self._start)
         weights = list(accumulate(1 / (rank + 2) for rank in range(len(self._subscribers))))
         model_ids = sorted(self._models)
         for row in read(self._trace.path):
