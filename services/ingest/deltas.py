@@ -7,23 +7,30 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from uuid import UUID
+from datetime import UTC, datetime, timedelta
 
 from services.ingest.rows import UsageRow
 from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageDelta
+from shared.period import HOUR
 
 RATE_LIMITED = 429
+_MINUTE = timedelta(minutes=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[ProviderDelta]]:
     """Return the deltas of `rows`, in the order in which their keys first appear."""
     deltas: dict[tuple[object, ...], UsageDelta] = {}
-    providers: dict[tuple[str, datetime], ProviderDelta] = {}
-    minutes: dict[tuple[str, datetime], list[UsageRow]] = {}
+    minutes: dict[tuple[str | None, datetime], list[UsageRow]] = {}
+    hour = hour_end = minute = minute_end = _NEVER
     for row in rows:
         at, status = row.created_at, row.status_code
-        hour = at.replace(minute=0, second=0, microsecond=0)
+        if not minute <= at < minute_end:  # neighbours mostly share their minute: truncate once for all of them
+            minute = at.replace(second=0, microsecond=0)
+            minute_end = minute + _MINUTE
+            if not hour <= at < hour_end:
+                hour = minute.replace(minute=0)
+                hour_end = hour + HOUR
         status_class = 2 if status < 400 else status // 100
         key = (
             row.subscription_id, hour, row.model_id, row.tool_name, row.power_level, row.byok, status_class,
@@ -40,7 +47,8 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
             delta.errors += 1
         if row.tokens_returned:
             delta.tokens_returned += row.tokens_returned
-        if (latency := row.latency_ms) is not None:
+        latency = row.latency_ms
+        if latency is not None:
             delta.latency_sum_ms += latency
             delta.latency_count += 1
             delta.latency_histogram[bisect_left(LATENCY_BUCKETS_MS, latency)] += 1
@@ -48,18 +56,21 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
             delta.first_event_at = at
         elif at > delta.last_event_at:  # type: ignore[operator]
             delta.last_event_at = at
-        if row.provider is not None:
-            minutes.setdefault((row.provider, at.replace(second=0, microsecond=0)), []).append(row)
-    for (provider, minute), seen in minutes.items():
-        providers[provider, minute] = _observe(provider, minute, seen)
-    return list(deltas.values()), list(providers.values())
+        seen = minutes.get((row.provider, minute))
+        if seen is None:
+            seen = minutes[row.provider, minute] = []
+        seen.append(row)
+    observed = [
+        _observe(provider, minute, seen) for (provider, minute), seen in minutes.items() if provider is not None
+    ]
+    return list(deltas.values()), observed
 
 
 def _new_delta(row: UsageRow, hour: datetime, status_class: int) -> UsageDelta:
     return UsageDelta(
-        subscription_id=UUID(bytes=row.subscription_id.bytes),
+        subscription_id=row.subscription_id,
         hour=hour,
-        api_key_id=None if row.api_key_id is None else UUID(bytes=row.api_key_id.bytes),
+        api_key_id=row.api_key_id,
         model_id=row.model_id or "",
         tool_name=row.tool_name or "",
         provider=row.provider or "",
