@@ -1,0 +1,1 @@
+"""Credits: prepaid usage becomes ledger entries, one for each user and settlement window."""

@@ -1,0 +1,1 @@
+"""Invoices: a period's usage and fees become one issued invoice per customer and currency."""

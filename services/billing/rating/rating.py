@@ -7,22 +7,19 @@ whatever batches usage arrives. An amount is linear in the quantities: rating a 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
-from shared.contracts import UsageDelta
+from services.billing.rating.usage import Payer, Quantities, UsageKey
 from shared.money import exact
 
 Component = Literal["requests", "input", "cached_input", "output"]
 COMPONENTS: Final[tuple[Component, ...]] = ("requests", "input", "cached_input", "output")
 """What a price charges for, in the order in which an invoice lists it."""
-
-Unrated = Literal["no_price", "unknown_power_level"]
-"""Why usage is held unrated: it waits for reference data and is never billed at zero."""
 
 ONE_TOKEN_OF_1K: Final = Decimal("0.001")
 OK_CLASS: Final = 2
@@ -32,7 +29,8 @@ OK_CLASS: Final = 2
 class Price:
     """One version of the price of a model, tool or feature, in force in `[valid_from, valid_to)`, which lie on hours.
 
-    Prices are per 1,000 tokens and per request, in `currency`. Cached input tokens cost `cached_input_per_1k`.
+    Prices are per 1,000 tokens and per request, in `currency`. Cached input tokens cost `cached_input_per_1k`. `cost` is
+    what the provider charges us, by component and for one request or token, where that is known.
     """
 
     id: UUID
@@ -46,6 +44,7 @@ class Price:
     cached_input_per_1k: Decimal = Decimal(0)
     per_request: Decimal = Decimal(0)
     bills_errors: bool = False
+    cost: Mapping[Component, Decimal] | None = None
 
     def unit_price(self, component: Component) -> Decimal:
         """Return the price of one request or one token, before factors."""
@@ -58,65 +57,6 @@ class Price:
                 return self.cached_input_per_1k * ONE_TOKEN_OF_1K
             case "output":
                 return self.output_per_1k * ONE_TOKEN_OF_1K
-
-
-class UsageKey(NamedTuple):
-    """What distinguishes usage that may be rated differently. Text that was not given is ''; `hour` is UTC."""
-
-    subscription_id: UUID
-    hour: datetime
-    model_id: str
-    tool_name: str
-    feature_type: str
-    power_level: str
-    byok: bool
-    status_class: int
-
-
-@dataclass(slots=True)
-class Quantities:
-    """How much was used: sums over `requests` events between `first_event_at` and `last_event_at`."""
-
-    requests: int = 0
-    errors: int = 0
-    request_tokens: int = 0
-    response_tokens: int = 0
-    cached_tokens: int = 0
-    first_event_at: datetime | None = None
-    last_event_at: datetime | None = None
-
-    def add(self, delta: UsageDelta) -> None:
-        """Add one delta."""
-        self.requests += delta.requests
-        self.errors += delta.errors
-        self.request_tokens += delta.request_tokens
-        self.response_tokens += delta.response_tokens
-        self.cached_tokens += delta.cached_tokens
-        self.first_event_at = _earlier(self.first_event_at, delta.first_event_at)
-        self.last_event_at = _later(self.last_event_at, delta.last_event_at)
-
-
-def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
-    return min(one, other) if one and other else one or other
-
-
-def _later(one: datetime | None, other: datetime | None) -> datetime | None:
-    return max(one, other) if one and other else one or other
-
-
-def merge(deltas: Iterable[UsageDelta]) -> dict[UsageKey, Quantities]:
-    """Sum deltas by what rating distinguishes: api keys and providers do not matter to a price. Sorted by key."""
-    merged: dict[UsageKey, Quantities] = {}
-    for delta in deltas:
-        key = UsageKey(
-            delta.subscription_id, delta.hour, delta.model_id, delta.tool_name, delta.feature_type,
-            delta.power_level, delta.byok, delta.status_class,
-        )  # fmt: skip
-        found = merged.get(key)
-        if found is None:
-            found = merged[key] = Quantities()
-        found.add(delta)
-    return dict(sorted(merged.items()))
 
 
 def billed_quantity(component: Component, used: Quantities, status_class: int, price: Price) -> int:
@@ -140,6 +80,7 @@ class Rated(NamedTuple):
     price: Price
     multiplier: Decimal
     amount: Decimal
+    cost: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +134,34 @@ class PriceBook:
         )
 
 
-def rate(key: UsageKey, used: Quantities, currency: str, book: PriceBook) -> Rated | Unrated:
-    """Rate usage of one key in the customer's currency; say why if it cannot be rated yet."""
-    price = book.price_of(key, currency)
-    if price is None:
-        return "no_price"
-    multiplier = book.factors.multiplier(key)
-    if multiplier is None:
-        return "unknown_power_level"
-    return Rated(price, multiplier, amount(key, used, price, multiplier))
+class RatedRow(NamedTuple):
+    """Who used how much of what, and what it is worth; None for usage that is held unrated."""
+
+    key: UsageKey
+    used: Quantities
+    payer: Payer
+    rated: Rated | None
+
+
+def rate_all(usage: Mapping[UsageKey, Quantities], payers: Mapping[UUID, Payer], book: PriceBook) -> list[RatedRow]:
+    """Rate merged usage, each key in its payer's currency, in the order of the keys."""
+    return [
+        RatedRow(key, used, payer := payers[key.subscription_id], rate(key, used, payer.currency, book))
+        for key, used in usage.items()
+    ]
+
+
+def held(rows: Sequence[RatedRow]) -> int:
+    """Return how many events of `rows` could not be rated."""
+    return sum(row.used.requests for row in rows if row.rated is None)
+
+
+def rate(key: UsageKey, used: Quantities, currency: str, book: PriceBook) -> Rated | None:
+    """Rate usage of one key in the customer's currency. None: no price, or no such power level. Never zero for want of one."""
+    price, multiplier = book.price_of(key, currency), book.factors.multiplier(key)
+    if price is None or multiplier is None:
+        return None
+    return Rated(price, multiplier, amount(key, used, price, multiplier), cost(key, used, price))
 
 
 def amount(key: UsageKey, used: Quantities, price: Price, multiplier: Decimal) -> Decimal:
@@ -211,3 +171,15 @@ def amount(key: UsageKey, used: Quantities, price: Price, multiplier: Decimal) -
             (price.unit_price(c) * billed_quantity(c, used, key.status_class, price) for c in COMPONENTS), Decimal(0)
         )
         return base * multiplier
+
+
+def cost(key: UsageKey, used: Quantities, price: Price) -> Decimal | None:
+    """Return what the provider charges us for a key's usage: nothing on the tenant's own key; None where it is not known."""
+    if price.cost is None:
+        return None
+    if key.byok:
+        return Decimal(0)
+    with exact():
+        return sum(
+            (each * billed_quantity(c, used, key.status_class, price) for c, each in price.cost.items()), Decimal(0)
+        )

@@ -1,0 +1,24 @@
+"""What billing announces on `billing.events` (pure): CloudEvents, written to the outbox in the transaction of their effect."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from shared.contracts import BILLING_EVENTS, BillingEvent, encode
+from shared.ids import uuid7
+from shared.outbox import Message
+
+CREDITS_LOW: Final = "tallystick.credits.low.v1"
+CREDITS_EXHAUSTED: Final = "tallystick.credits.exhausted.v1"
+INVOICE_ISSUED: Final = "tallystick.invoice.issued.v1"
+
+EventType = Literal["tallystick.credits.low.v1", "tallystick.credits.exhausted.v1", "tallystick.invoice.issued.v1"]
+
+
+def billing_event(kind: EventType, user_id: UUID, occurred_at: datetime, data: dict[str, Any]) -> Message:
+    """Return the message of an event about a user. Its id is stable: redelivery repeats it. Amounts in `data` are exact text."""
+    message_id = uuid7()
+    body = BillingEvent(id=str(message_id), type=kind, time=occurred_at, subject=str(user_id), data=data)
+    return Message(topic=BILLING_EVENTS, key=str(user_id).encode(), value=encode(body), id=message_id)

@@ -1,0 +1,72 @@
+"""The story of a slice of `usage.recorded`: decode, rate, store, settle, publish.
+
+Everything up to the return runs in one transaction with the position (shared/consumer.py opens it and has locked the
+position's row). What is returned runs after COMMIT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import msgspec
+from aiokafka import ConsumerRecord
+
+from services.billing import metrics
+from services.billing.credits.settlement import Settling
+from services.billing.rating import store
+from services.billing.rating.prices import Prices
+from services.billing.rating.rating import RatedRow
+from services.billing.rating.usage import merge
+from shared.clock import Clock
+from shared.consumer import AfterCommit, Slice
+from shared.contracts import UsageRecorded, decode_recorded
+from shared.errors import BrokenInvariant
+from shared.ids import uuid7
+from shared.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class RateRecorded:
+    """Rates slices of `usage.recorded` (implements `shared.consumer.Apply`)."""
+
+    cluster: str
+    clock: Clock
+    prices: Prices
+    settling: Settling
+
+    async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
+        """Store what the new messages of a slice are worth, and its position; return what settles and counts it."""
+        started, run_id = perf_counter(), uuid7()
+
+        messages = [decode(record) for record in batch.records]
+        new = await store.receive(connection, run_id, self.cluster, batch, messages)
+        usage = merge(delta for message in new for delta in message.deltas)
+
+        payers = await store.read_payers(connection, {key.subscription_id for key in usage})
+        rated = await self.prices.rate(connection, usage, payers)
+
+        await store.insert_rated(connection, run_id, rated)
+        await store.advance_position(connection, self.cluster, batch, applied=len(new))
+
+        metrics.SLICE_SECONDS.observe(perf_counter() - started)
+        return partial(self.committed, new, len(messages) - len(new), rated)
+
+    async def committed(self, new: Sequence[UsageRecorded], duplicates: int, rated: Sequence[RatedRow]) -> None:
+        """After COMMIT: settle at once whose credits are nearly gone, count the rest. The timer settles everybody else."""
+        metrics.count_slice(new, duplicates, rated, self.clock.now())
+        if urgent := self.settling.pending.add(rated):
+            await self.settling.settle_now(urgent)
+
+
+def decode(record: ConsumerRecord[bytes, bytes]) -> UsageRecorded:
+    """Decode a message of our own making. One that cannot be decoded is a `BrokenInvariant`: nothing may be skipped."""
+    try:
+        return decode_recorded(record.value or b"")
+    except msgspec.MsgspecError as error:
+        raise BrokenInvariant(
+            f"{record.topic}[{record.partition}] offset {record.offset} is not a usage.recorded message ({error}): "
+            "nothing is rated until every worker runs one version, or the record is understood"
+        ) from error

@@ -1,0 +1,107 @@
+"""Billing's metrics: meaning, unit and labels in one place. Never a tenant in a label."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.billing.credits.credits import Settlement
+from services.billing.rating.rating import RatedRow
+from shared.contracts import UsageRecorded
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
+
+MESSAGES = Counter("usage_billing_messages", "usage.recorded messages, by outcome: rated, duplicate.", ["outcome"])
+EVENTS = Counter("usage_billing_events", "Usage events that were rated or held, by outcome: rated, held.", ["outcome"])
+DELTAS = Counter("usage_billing_deltas", "Deltas that were rated or held.")
+RATED_AMOUNT = Counter(
+    "usage_billing_rated_amount", "Worth of rated usage, in its currency.", ["currency", "billing_mode"]
+)
+SLICE_SECONDS = Histogram(
+    "usage_billing_slice_seconds", "Time to decode, rate and store one slice, without its COMMIT.", buckets=_SECONDS
+)
+RECORDED_FRESHNESS = Histogram(
+    "usage_billing_recorded_freshness_seconds",
+    "From a batch being recorded by ingest to its usage being rated and committed.",
+    buckets=_SECONDS,
+)
+HELD_EVENTS = Gauge(
+    "usage_billing_unrated_events", "Usage events that wait for a price: they are not billed until there is one."
+)
+HELD_AGE = Gauge("usage_billing_unrated_oldest_seconds", "Age of the earliest hour of usage that waits for a price.")
+HELD_RATED = Counter(
+    "usage_billing_held_rated_events", "Usage events that were rated after they had waited for a price."
+)
+
+SETTLEMENTS = Counter("usage_billing_settlements", "Settlements of prepaid usage: one for each user and window.")
+SETTLEMENT_FAILURES = Counter("usage_billing_settlement_failures", "Settlements that failed and are tried again.")
+DEBITED = Counter("usage_billing_debited_credits", "Credits that settlements took from balances.")
+OWED = Counter(
+    "usage_billing_owed_credits", "Credits that settlements booked as owed, because balances did not cover them."
+)
+OWED_NOW = Gauge("usage_billing_owed_credits_now", "Credits that all users owe at present.")
+OWING_USERS = Gauge("usage_billing_owing_users", "Users who owe credits at present.")
+
+INVOICES = Counter("usage_billing_invoices", "Invoices issued, by currency.", ["currency"])
+INVOICED = Counter("usage_billing_invoiced_amount", "Totals of issued invoices.", ["currency"])
+CLOSING_FAILURES = Counter(
+    "usage_billing_closing_failures", "Customers whose period could not be closed; tried again with the next run."
+)
+JOB_RUNS = Counter("usage_billing_job_runs", "Runs of scheduled jobs, by outcome: done, failed.", ["job", "outcome"])
+JOB_FINISHED = Gauge("usage_billing_job_finished_timestamp_seconds", "When a job last finished, as Unix time.", ["job"])
+RECONCILED = Gauge("usage_billing_reconciled", "1 if the last reconciliation held in every check, 0 if not.")
+DIFFERING = Gauge("usage_billing_differing_checks", "Checks of the last reconciliation that did not hold.")
+
+for _outcome in ("rated", "duplicate"):
+    MESSAGES.labels(_outcome)
+for _outcome in ("rated", "held"):
+    EVENTS.labels(_outcome)
+
+
+def count_slice(applied: Sequence[UsageRecorded], duplicates: int, rows: Sequence[RatedRow], now: datetime) -> None:
+    """Count a committed slice and observe how fresh it is."""
+    MESSAGES.labels("rated").inc(len(applied))
+    MESSAGES.labels("duplicate").inc(duplicates)
+    DELTAS.inc(sum(len(message.deltas) for message in applied))
+    events: dict[bool, int] = defaultdict(int)
+    worth: dict[tuple[str, str], float] = defaultdict(float)
+    for row in rows:
+        events[row.rated is not None] += row.used.requests
+        if row.rated is not None:
+            worth[row.payer.currency, row.payer.billing_mode] += float(row.rated.amount)
+    EVENTS.labels("rated").inc(events[True])
+    EVENTS.labels("held").inc(events[False])
+    for (currency, billing_mode), amount in worth.items():
+        RATED_AMOUNT.labels(currency, billing_mode).inc(amount)
+    for message in applied:
+        RECORDED_FRESHNESS.observe(max(0.0, (now - message.recorded_at).total_seconds()))
+
+
+def count_settlements(settlements: Iterable[Settlement]) -> None:
+    """Count committed settlements."""
+    for settlement in settlements:
+        SETTLEMENTS.inc()
+        DEBITED.inc(float(settlement.debited))
+        OWED.inc(float(settlement.owed))
+
+
+def report_held(events: int, since: datetime | None, now: datetime) -> None:
+    """Set how much usage waits for a price, and since when."""
+    HELD_EVENTS.set(events)
+    HELD_AGE.set(max(0.0, (now - since).total_seconds()) if since else 0)
+
+
+def report_owed(owed: Decimal, users: int) -> None:
+    """Set what is owed at present."""
+    OWED_NOW.set(float(owed))
+    OWING_USERS.set(users)
+
+
+def count_invoice(currency: str, total: Decimal) -> None:
+    """Count an issued invoice."""
+    INVOICES.labels(currency).inc()
+    INVOICED.labels(currency).inc(float(total))

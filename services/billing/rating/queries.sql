@@ -1,0 +1,70 @@
+-- The SQL of rating: reference data, the inbox, rated usage.
+
+-- name: prices
+-- Every price version. Rating keeps them in memory.
+SELECT id, model_id, tool_name, feature_type, currency, valid_from, valid_to,
+       input_price_per_1k, output_price_per_1k, cached_input_price_per_1k, price_per_request, bill_errors,
+       cost_input_price_per_1k, cost_output_price_per_1k, cost_cached_input_price_per_1k, cost_price_per_request
+FROM model_prices;
+
+-- name: power_levels
+-- By what each power level multiplies a price.
+SELECT power_level, cost_multiplier FROM power_level_configs;
+
+-- name: payers
+-- Who pays for the usage of subscriptions ($1), how, in which currency; and the credits of those who prepay.
+SELECT s.id, s.user_id, s.billing_mode, s.currency, coalesce(c.balance, 0) AS balance
+FROM subscriptions s LEFT JOIN user_credits c ON c.user_id = s.user_id
+WHERE s.id = ANY($1::uuid[]);
+
+-- name: begin_run
+-- A transaction that rates messages [$6, $7) of one partition of usage.recorded.
+INSERT INTO rating_runs (id, kind, cluster, topic, partition, epoch, first_offset, next_offset)
+VALUES ($1, 'live', $2, $3, $4, $5, $6, $7);
+
+-- name: receive
+-- Notes messages (batch $2, part $3, events $4) as rated by run $1; returns those that were never rated before.
+INSERT INTO billing_inbox (batch_id, part, rating_run_id, event_count)
+SELECT batch_id, part, $1, event_count
+FROM unnest($2::uuid[], $3::int[], $4::bigint[]) AS m (batch_id, part, event_count)
+ORDER BY batch_id, part
+ON CONFLICT (batch_id, part) DO NOTHING
+RETURNING batch_id, part;
+
+-- name: advance_position
+-- Moves the position from $5 to $6, past $7 applied and $8 repeated messages and $9 offsets that held none.
+UPDATE billing_positions
+SET next_offset = $6, applied = applied + $7, duplicates = duplicates + $8, gaps = gaps + $9, updated_at = now()
+WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5;
+
+-- name: lock_ratable
+-- Held usage, at most $1 rows, that has a price and a power level by now. SKIP LOCKED: two workers share the work.
+SELECT r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class,
+       r.rating_run_id, s.currency, r.requests, r.errors, r.request_tokens, r.response_tokens, r.cached_tokens, r.tokens_returned
+FROM rated_usage r
+JOIN subscriptions s ON s.id = r.subscription_id
+WHERE r.amount IS NULL
+  AND EXISTS (SELECT FROM power_level_configs l WHERE l.power_level = r.power_level)
+  AND EXISTS (SELECT FROM model_prices p
+              WHERE p.currency = s.currency AND p.valid_from <= r.hour AND (p.valid_to IS NULL OR r.hour < p.valid_to)
+                AND CASE WHEN r.model_id <> '' THEN p.model_id = r.model_id
+                         ELSE p.tool_name = r.tool_name OR p.feature_type = r.feature_type END)
+ORDER BY r.subscription_id, r.hour
+LIMIT $1
+FOR UPDATE OF r SKIP LOCKED;
+
+-- name: rate_held
+-- Gives held rows, each named by its whole key, what they are worth.
+UPDATE rated_usage r
+SET price_id = v.price_id, multiplier = v.multiplier, currency = v.currency, amount = v.amount, cost_amount = v.cost_amount,
+    rated_at = now()
+FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::smallint[], $9::uuid[],
+            $10::uuid[], $11::numeric[], $12::text[], $13::numeric[], $14::numeric[])
+     AS v (subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class, rating_run_id,
+           price_id, multiplier, currency, amount, cost_amount)
+WHERE (r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class, r.rating_run_id)
+    = (v.subscription_id, v.hour, v.model_id, v.tool_name, v.feature_type, v.power_level, v.byok, v.status_class, v.rating_run_id);
+
+-- name: held
+-- How much usage waits for a price, and since which hour of usage.
+SELECT count(*) AS rows, coalesce(sum(requests), 0)::bigint AS events, min(hour) AS since FROM rated_usage WHERE amount IS NULL;
