@@ -99,17 +99,21 @@ class Kafka:
         log = self._directory.kafka_log
         self._write_properties(port, controller)
         if not (self._data / "meta.properties").exists():
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             format_it = self._java_command(
-                _QUICK_JVM_OPTIONS, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)
+                _QUICK_JVM_OPTIONS,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                _cluster_id(),
+                "-c",
+                str(self._properties),
             )
             await processes.run(format_it, log=log, what="formatting Kafka's storage")
         command = self._java_command(_JVM_OPTIONS, "kafka.Kafka", str(self._properties))
         self._process = process = await processes.spawn(command, log=log, when_parent_dies=signal.SIGTERM)
 
         async def lists_itself() -> bool:
-            # Cheap question first: nobody listens for the first seconds.
-            return not ports.is_free(port) and await answers_metadata(f"{ports.HOST}:{port}")
+            return await answers_metadata(f"{ports.HOST}:{port}")
 
         await processes.wait_until(lists_itself, process, seconds=_START_SECONDS, log=log, what="Kafka")
         return process
@@ -126,6 +130,14 @@ class Kafka:
             "log.dirs": str(self._data),
         }
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
+
+
+def _cluster_id() -> str:
+    """A random id as Kafka writes them: 16 bytes in base64. Not with a dash first, which the storage tool takes for an option."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
 
 
 async def answers_metadata(bootstrap: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -25,6 +26,7 @@ async def spawn(
     log: Path,
     when_parent_dies: signal.Signals,
     account: Account | None = None,
+    own_group: bool = False,
 ) -> asyncio.subprocess.Process:
     """Start a program that writes to `log` and gets `when_parent_dies` if this process is killed.
 
@@ -44,7 +46,12 @@ async def spawn(
     try:
         with log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=prepare_child
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=prepare_child,
+                process_group=0 if own_group else None,
             )
     except subprocess.SubprocessError as error:  # all that Python says when prepare_child fails
         raise LocalStackError(
@@ -54,15 +61,24 @@ async def spawn(
 
 
 async def run(argv: Sequence[str], *, log: Path, what: str, account: Account | None = None) -> None:
-    """Run a program to its end. Raises `LocalStackError` when it fails."""
-    process = await spawn(argv, log=log, when_parent_dies=signal.SIGKILL, account=account)
+    """Run a program to its end, or when cancelled end it with all that it started. Raises `LocalStackError` when it fails."""
+    process = await spawn(argv, log=log, when_parent_dies=signal.SIGKILL, account=account, own_group=True)
     try:
         code = await process.wait()
     except asyncio.CancelledError:
-        await stop(process, signal.SIGKILL)
+        await _kill_group(process)
         raise
     if code != 0:
         raise LocalStackError(f"{what} failed with exit code {code}: {last_line(log)} (all of it in {log})")
+
+
+async def _kill_group(process: asyncio.subprocess.Process) -> None:
+    """Return when nobody of the group is left to write files, or after a second: someone may forget to collect a dead process."""
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(int(1 / _POLL_SECONDS)):
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def wait_until(

@@ -117,11 +117,10 @@ def _wait_for_exit(pid: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this id exists, anybody's."""
+    """Whether a process of this id runs, anybody's. One that has ended and only waits to be collected does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
-        pass
-    return True
+    state = status.rpartition(")")[2].split()[0]
+    return state not in ("Z", "X")
