@@ -116,7 +116,7 @@ def plan(
         if subscription.is_due(now):
             rolls.append((subscription.id, period_at(subscription.period, now, interval)))
             continue
-        requests, tokens = counted(usage[subscription.id], subscription.period)
+        requests, tokens = counted(usage.get(subscription.id, {}), subscription.period)
         if requests or tokens:
             increments.append((subscription.id, requests, tokens))
     return Plan(increments, rolls)

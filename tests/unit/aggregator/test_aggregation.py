@@ -1,0 +1,162 @@
+"""The laws of the fold: order and batches do not matter, days and months are their hours."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from functools import reduce
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.aggregator.aggregation import Folded, PeriodType, SummaryRow, check, fold, full, observe, plus
+from shared.contracts import ProviderDelta, UsageDelta, UsageRecorded, decode_recorded, encode
+from shared.period import day_start, month_start
+from tests.unit.aggregator.facts import ALICE, BOB, NOON, delta, deltas, provider_deltas, recorded
+
+Figures = tuple[object, ...]
+
+
+def figures(rows: Iterable[SummaryRow]) -> dict[tuple[object, ...], Figures]:
+    """Rows as a database would hold them after adding them all."""
+    table: dict[tuple[object, ...], SummaryRow] = {}
+    for row in rows:
+        had = table.get(row[:5])
+        table[row[:5]] = row if had is None else row._replace(sums=plus(had.sums, row.sums))
+    return {
+        key: (
+            row.sums.requests,
+            row.sums.errors,
+            row.sums.request_tokens,
+            row.sums.response_tokens,
+            row.sums.cached_tokens,
+            row.sums.latency_sum_ms,
+            row.sums.latency_count,
+            tuple(full(row.sums.latency_histogram)),
+        )
+        for key, row in table.items()
+    }
+
+
+def in_batches(all_deltas: Sequence[UsageDelta], cuts: Sequence[int]) -> list[UsageRecorded]:
+    edges = [0, *sorted(cut % (len(all_deltas) + 1) for cut in cuts), len(all_deltas)]
+    return [recorded(*all_deltas[a:b]) for a, b in pairwise(edges)]
+
+
+@given(st.lists(deltas(), max_size=12), st.lists(st.integers(0, 12), max_size=4), st.randoms())
+def test_folding_does_not_depend_on_order_or_batches(
+    all_deltas: list[UsageDelta], cuts: list[int], chance: random.Random
+) -> None:
+    whole = fold([recorded(*all_deltas)])
+    shuffled = chance.sample(all_deltas, len(all_deltas))
+    one_by_one = [fold([message]) for message in in_batches(shuffled, cuts)]
+    together = fold(in_batches(shuffled, cuts))
+
+    assert figures(whole.summaries) == figures(together.summaries)
+    assert figures(whole.summaries) == figures(row for folded in one_by_one for row in folded.summaries)
+    assert whole.usage == together.usage
+    assert whole.keys_used == together.keys_used
+    assert (whole.deltas, whole.events) == (together.deltas, together.events)
+
+
+@given(st.lists(deltas(), max_size=12))
+def test_days_and_months_are_the_sums_of_their_hours(all_deltas: list[UsageDelta]) -> None:
+    rows = fold([recorded(*all_deltas)]).summaries
+    hours = [row for row in rows if row.period_type == "hour"]
+    periods: tuple[tuple[PeriodType, Callable[[datetime], datetime]], ...] = (
+        ("day", day_start),
+        ("month", month_start),
+    )
+    for period, start_of in periods:
+        expected = [row._replace(period_type=period, period_start=start_of(row.period_start)) for row in hours]
+        assert figures(row for row in rows if row.period_type == period) == figures(expected)
+
+
+@given(st.lists(deltas(), max_size=12))
+def test_usage_by_hour_is_what_the_hours_hold(all_deltas: list[UsageDelta]) -> None:
+    folded = fold([recorded(*all_deltas)])
+    requests = sum(amounts[0] for hours in folded.usage.values() for amounts in hours.values())
+    tokens = sum(amounts[1] for hours in folded.usage.values() for amounts in hours.values())
+
+    assert requests == sum(d.requests for d in all_deltas)
+    assert tokens == sum(d.request_tokens + d.response_tokens for d in all_deltas)
+
+
+@given(st.lists(deltas(), max_size=12))
+def test_rows_are_sorted_and_each_key_comes_once(all_deltas: list[UsageDelta]) -> None:
+    folded = fold([recorded(*all_deltas)])
+    for period in ("hour", "day", "month"):
+        keys = [
+            (r.subscription_id.int, r.period_start, r.model_id, r.tool_name)
+            for r in folded.summaries
+            if r.period_type == period
+        ]
+        assert keys == sorted(set(keys))
+        assert folded.rows_by_period.get(period, 0) == len(keys)
+    assert list(folded.usage) == sorted(folded.usage)
+
+
+@given(st.lists(deltas(), max_size=6))
+def test_folding_leaves_messages_as_they_are(all_deltas: list[UsageDelta]) -> None:
+    message = recorded(*all_deltas)
+    before = encode(message)
+    fold([message, message])
+    assert encode(message) == before
+
+
+@given(st.lists(deltas(), max_size=6))
+def test_what_ingest_encodes_passes_the_check(all_deltas: list[UsageDelta]) -> None:
+    check(decode_recorded(encode(recorded(*all_deltas))))
+
+
+@given(st.lists(provider_deltas(), min_size=1, max_size=8), st.integers(0, 8))
+def test_observations_of_a_provider_add_up_whatever_the_batches(seen: list[ProviderDelta], cut: int) -> None:
+    whole = fold([recorded(providers=seen)])
+    parts = fold([recorded(providers=seen[:cut]), recorded(providers=seen[cut:])])
+    assert whole.providers == parts.providers
+
+    same = [then for then in seen if then.provider == seen[0].provider]
+    middle = len(same) // 2
+    if middle > 0:
+        left, right = reduce(observe, same[:middle]), reduce(observe, same[middle:])
+        assert observe(left, right) == reduce(observe, same)
+
+
+def test_failures_go_on_counting_until_a_success() -> None:
+    failed = ProviderDelta("openai", NOON, requests=2, errors=2, last_failure_at=NOON, trailing_failures=2)
+    recovered = ProviderDelta("openai", NOON, requests=2, errors=1, last_success_at=NOON, trailing_failures=1)
+
+    assert observe(failed, failed).trailing_failures == 4
+    assert observe(failed, recovered).trailing_failures == 1
+
+
+def test_model_and_tool_of_one_subscription_have_rows_of_their_own() -> None:
+    folded: Folded = fold([recorded(delta(), delta(model_id="", tool_name="search"), delta(BOB))])
+    assert folded.rows_by_period == {"hour": 3, "day": 3, "month": 3}
+
+
+@pytest.mark.parametrize(
+    "hour",
+    [
+        NOON + timedelta(minutes=1),
+        NOON.replace(tzinfo=None),
+        NOON.astimezone(timezone(timedelta(hours=5, minutes=30))),
+    ],
+)
+def test_an_hour_off_its_edge_is_refused(hour: datetime) -> None:
+    with pytest.raises(ValueError, match="not the start of a UTC hour"):
+        check(recorded(delta(hour=hour)))
+
+
+def test_a_histogram_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 buckets, not 12"):
+        check(recorded(delta(latency_count=1, latency_histogram=[1, 0, 0])))
+
+
+def test_the_last_use_of_a_key_is_kept() -> None:
+    key, later = BOB, NOON + timedelta(hours=1)
+    folded = fold([recorded(delta(api_key_id=key, hour=later), delta(ALICE, api_key_id=key))])
+    assert folded.keys_used == {key: datetime(2026, 11, 14, 13, 2, tzinfo=UTC)}
