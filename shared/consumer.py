@@ -19,6 +19,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 import structlog
@@ -191,7 +192,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                 await self._consume_partition(tp, mine)
 
         by_partition = [
-            (tp, list(group)) for tp, group in groupby(records, key=lambda r: TopicPartition(r.topic, r.partition))
+            (TopicPartition(records[0].topic, partition), list(group))
+            for partition, group in groupby(records, key=attrgetter("partition"))
         ]
         await asyncio.gather(*(one(tp, mine) for tp, mine in by_partition))
         await self._advise()
@@ -223,7 +225,9 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                 raise BrokenInvariant(
                     f"the position of {tp.topic}[{tp.partition}] vanished: restore it before ingest goes on"
                 )
-            fresh = [record for record in records if record.offset >= position.next_offset]
+            fresh = records
+            if fresh[0].offset < position.next_offset:
+                fresh = [record for record in records if record.offset >= position.next_offset]
             if not fresh:
                 return position.next_offset, _nothing_more
             if fresh[0].offset > position.next_offset and state.sought != position.next_offset:

@@ -7,7 +7,7 @@ Messages are decoded with msgspec, whose errors name the field and what was expe
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -73,10 +73,10 @@ class UsageData(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 class UsageEvent(Struct, frozen=True, gc=False):
     """A CloudEvents 1.0 event of type `tallystick.usage.v1`. `(source, id)` is its identity, `subject` the subscription."""
 
-    specversion: str
+    specversion: Literal["1.0"]
     id: Name
     source: Name
-    type: Name
+    type: Literal["tallystick.usage.v1"]
     time: Instant
     data: UsageData
     subject: Text | None = None

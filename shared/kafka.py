@@ -59,7 +59,7 @@ def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
         max_request_size=LARGEST_MESSAGE_BYTES,
         allow_auto_create_topics=False,
         apply_types=False,
-        logger=logging.getLogger("faststream"),  # its warnings: what it swallows must be seen
+        logger=logging.getLogger("broker"),  # its warnings: what it swallows must be seen
     )
     broker.config.broker_config.prefix = settings.kafka_topic_prefix  # FastStream puts it before what is subscribed
     return broker

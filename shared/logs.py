@@ -31,7 +31,7 @@ def configure_logs(level: str, **context: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("aiokafka", "kafka", "faststream", "apscheduler", "uvicorn.error", "uvicorn.access"):
+    for noisy in ("aiokafka", "kafka", "broker", "apscheduler", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -70,7 +71,7 @@ class Worker:
         self._tasks = [asyncio.create_task(_repeat(p), name=p.name) for p in work]
         gc.collect()
         gc.freeze()  # what start-up made stays: collections then look at what a batch made, which halves decoding's cost
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(200_000, 10, 20)
 
     async def stop(self) -> None:
         """End background work; consumers tell Kafka where they stand."""
@@ -207,12 +208,13 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         port = settings.http_port or default_port
         log.info("worker_starts", pid=os.getpid(), http=f"http://{settings.http_host}:{port}")
         await app.run(
+            log_level=logging.WARNING,
             run_extra_options={
                 "host": settings.http_host,
                 "port": str(port),
                 "log_config": None,  # keep our own JSON logs
                 "timeout_graceful_shutdown": int(settings.shutdown_seconds),
-            }
+            },
         )
         log.info("worker_stopped")
     finally:

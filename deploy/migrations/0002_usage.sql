@@ -65,7 +65,8 @@ BEGIN
         RETURN partition;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('tallystick.usage_partition', 0));
-    IF to_regclass(partition) IS NULL THEN
+    -- Not to_regclass: its answer is remembered from before the wait. This statement has a snapshot of its own.
+    IF NOT EXISTS (SELECT FROM pg_class WHERE relname = partition AND pg_table_is_visible(oid)) THEN
         EXECUTE format('CREATE TABLE %I (LIKE usage_logs INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED)', partition);
         EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I CHECK (created_at >= %L AND created_at < %L)',
                        partition, partition || '_range', month_start, month_end);

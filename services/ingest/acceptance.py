@@ -99,8 +99,6 @@ def accept(
 def _judge(event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, latest: datetime) -> Rejected | None:
     """Return what is wrong with a well-formed event, if anything: the rules that lie between fields."""
     data = event.data
-    if event.type != USAGE_TYPE or event.specversion != SPEC_VERSION:
-        return _unknown_contract(event.specversion, event.type)
     if data.model is None and data.tool_name is None:
         return Rejected(
             Reason.MISSING_FIELD, "data needs a model or a tool_name: without one nobody can tell what was used"

@@ -18,7 +18,7 @@ from aiokafka import ConsumerRecord
 from services.ingest import metrics, store
 from services.ingest.acceptance import Limits, Rejected, accept
 from services.ingest.announcement import announce_recorded, announce_refused
-from services.ingest.attribution import Attribution, Attributor, Owner, Unknown, name_of
+from services.ingest.attribution import Attributor, Owner, Unknown, name_of
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.rows import UsageRow, usage_row
@@ -101,19 +101,25 @@ class IngestBatch:
     ) -> Decided:
         """Find out whose usage each event is: candidates of known owners, held ones of owners not known yet."""
         known = self.attributor.known
-        strangers = [name_of(event) for _, event in accepted if known(event) is None]
-        found = await self.attributor.look_up(connection, strangers) if strangers else {}
         decided = Decided(refused=refused)
+        candidates = decided.candidates
+        strangers: list[tuple[Record, UsageEvent]] = []
         for record, event in accepted:
-            owner: Attribution = known(event) or found[name_of(event)]
-            if isinstance(owner, Owner):
-                key = event_key(event.source, event.id)
-                row = usage_row(event, key, owner.subscription_id, owner.api_key_id, batch_id)
-                decided.candidates.append(Candidate(record, key, row))
-            elif isinstance(owner, Unknown):
-                decided.held.append((record, owner, event.time))
+            owner = known(event)
+            if owner is None:
+                strangers.append((record, event))
             else:
-                decided.refused.append((record, owner))
+                candidates.append(_candidate(record, event, owner, batch_id))
+        if strangers:
+            found = await self.attributor.look_up(connection, [name_of(event) for _, event in strangers])
+            for record, event in strangers:
+                attribution = found[name_of(event)]
+                if isinstance(attribution, Owner):
+                    candidates.append(_candidate(record, event, attribution, batch_id))
+                elif isinstance(attribution, Unknown):
+                    decided.held.append((record, attribution, event.time))
+                else:
+                    decided.refused.append((record, attribution))
         return decided
 
     async def committed(
@@ -139,3 +145,8 @@ class IngestBatch:
             first_offset=batch.first_offset,
             next_offset=batch.next_offset,
         )
+
+
+def _candidate(record: Record, event: UsageEvent, owner: Owner, batch_id: UUID) -> Candidate:
+    key = event_key(event.source, event.id)
+    return Candidate(record, key, usage_row(event, key, owner.subscription_id, owner.api_key_id, batch_id))

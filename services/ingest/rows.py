@@ -46,6 +46,7 @@ class UsageRow(NamedTuple):
     metadata: str | None
 
 
+_new_row = UsageRow._make  # from a tuple display: a third faster than 26 arguments
 COLUMNS = UsageRow._fields
 CONTENT = tuple(name for name in COLUMNS if name not in ("batch_id", "metadata"))
 """The columns that two deliveries of one event must share; metadata is compared as JSON beside them."""
@@ -56,33 +57,35 @@ def usage_row(
 ) -> UsageRow:
     """Return the row of an accepted event. `key` is its 16-byte stored id (`shared.ids.event_key`)."""
     data = event.data
-    return UsageRow(
-        in_utc(event.time),
-        uuid_of_bytes(key),
-        subscription_id,
-        api_key_id,
-        batch_id,
-        data.model,
-        data.tool_name,
-        data.provider,
-        data.request_tokens,
-        data.response_tokens,
-        data.cached_tokens,
-        data.tokens_returned,
-        data.latency_ms,
-        data.status_code,
-        data.error_message,
-        data.power_level or "balanced",
-        data.byok,
-        data.feature_type,
-        data.library_id,
-        data.reservation_id,
-        data.app_id,
-        data.session_id,
-        data.end_user,
-        event.source,
-        event.id,
-        None if data.metadata is None else _encode(data.metadata).decode(),
+    return _new_row(
+        (
+            in_utc(event.time),
+            uuid_of_bytes(key),
+            subscription_id,
+            api_key_id,
+            batch_id,
+            data.model,
+            data.tool_name,
+            data.provider,
+            data.request_tokens,
+            data.response_tokens,
+            data.cached_tokens,
+            data.tokens_returned,
+            data.latency_ms,
+            data.status_code,
+            data.error_message,
+            data.power_level or "balanced",
+            data.byok,
+            data.feature_type,
+            data.library_id,
+            data.reservation_id,
+            data.app_id,
+            data.session_id,
+            data.end_user,
+            event.source,
+            event.id,
+            None if data.metadata is None else _encode(data.metadata).decode(),
+        )
     )
 
 

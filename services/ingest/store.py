@@ -20,7 +20,7 @@ from services.ingest.rows import COLUMNS, UsageRow, differing_columns
 from shared.contracts import Origin
 from shared.errors import BrokenInvariant
 from shared.ids import uuid7
-from shared.period import month_start
+from shared.period import month_start, next_month
 from shared.postgres import Connection, Pool
 from shared.sql import Queries
 
@@ -69,8 +69,11 @@ class UsageLog:
         Events that the recent window or this batch has seen are suspects; the rest is copied straight in. Only if the
         primary key objects are the stored ones looked up, and what they do not explain is copied again.
         """
-        await self._ensure_partitions({month_start(c.row.created_at) for c in candidates})
         result = Inserted()
+        if not candidates:
+            return result
+        times = [c.row.created_at for c in candidates]
+        await self._ensure_partitions(min(times), max(times))
         fresh, suspects = self._split(candidates)
         new = await self._copy_new(connection, fresh, suspects, result)
         result.rows += [c.row for c in new]
@@ -161,10 +164,14 @@ class UsageLog:
         here.update((c.key, c.row.created_at) for c in stored_now)
         return again
 
-    async def _ensure_partitions(self, months: set[datetime]) -> None:
-        for month in sorted(months - self._months):
-            await self._pool.execute(_SQL["ensure_partition"], month)
-            self._months.add(month)
+    async def _ensure_partitions(self, earliest: datetime, latest: datetime) -> None:
+        """Make the months between two event times: in transactions of their own, so that their locks end at once."""
+        month = month_start(earliest)
+        while month <= latest:
+            if month not in self._months:
+                await self._pool.execute(_SQL["ensure_partition"], month)
+                self._months.add(month)
+            month = next_month(month)
 
 
 async def _copy(connection: Connection, candidates: Sequence[Candidate]) -> None:
