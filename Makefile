@@ -1,7 +1,9 @@
 # Everything runs in a virtual environment of its own, .venv, which is made on first use and renewed when pyproject.toml changes.
 #   make demo    see it work, with a real Kafka and a real Postgres that it brings along
 #   make test    all tests, against the same
-#   make lint    style, types and import contracts
+#   make lint    style, types and import contracts, one after another
+#   make check   the same as tests: what .ci/run ends with
+#   make docs    the reference pages that are written from the code
 #   make up      leave a Kafka and a Postgres running for you to use; make down stops them
 #   make clean   remove everything that make, the demo and the tests have put here
 
@@ -9,7 +11,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint up down clean
+.PHONY: demo test lint check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -22,6 +24,12 @@ lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+check: $(VENV)/.installed-lint
+	@$(VENV)/bin/python -m pytest tests/checks.py
+
+docs: $(VENV)/.installed-local
+	@$(VENV)/bin/python -m docs.generate
 
 up: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick local up

