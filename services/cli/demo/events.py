@@ -32,11 +32,12 @@ encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model of the price list. `scale` stretches its lognormal token counts: large models get longer prompts."""
+    """A model of the price list. `scale` stretches its lognormal token counts; one that only embeds does not answer."""
 
     id: str
     provider: str
     scale: float = 1.0
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +103,14 @@ class Events:
             only_model if only_model in self._models else self._ids[int(random_() ** 2 * len(self._ids))]
         ]
         asked = int(self._prompts[int(random_() * _TABLE)] * model.scale) + 1
-        answered = int(self._answers[int(random_() * _TABLE)] * model.scale) + 1
+        answered = int(self._answers[int(random_() * _TABLE)] * model.scale) + 1 if model.answers else 0
         return {
             "model": model.id,
             "provider": model.provider,
             "request_tokens": asked,
             "response_tokens": answered,
             "cached_tokens": int(asked * random_()) if random_() < 0.3 else 0,
-            "latency_ms": 180 + int(answered * (8 + 14 * random_())),
+            "latency_ms": 80 + int(asked * 0.05 + answered * (8 + 14 * random_())),
             "status_code": 200,
             "power_level": _POWER_LEVELS[int(random_() * 5)],
             "byok": random_() < 0.04,

@@ -10,8 +10,9 @@ WHERE s.status IN ('active', 'trialing', 'suspended')
 ORDER BY (s.quota_requests IS NULL AND s.quota_tokens IS NULL AND s.billing_mode = 'postpaid') DESC, s.created_at, s.id;
 
 -- name: models
--- Models that are served.
-SELECT id, provider FROM models WHERE is_active ORDER BY id;
+-- Models that are served; one that only embeds gives no answer back.
+SELECT id, provider, NOT ('embeddings' = ANY (capabilities) AND cardinality(capabilities) = 1) AS answers
+FROM models WHERE is_active ORDER BY id;
 
 -- name: sign_up_user
 -- A customer who signs up while usage of the coming subscription is already arriving.
@@ -58,6 +59,8 @@ SELECT (SELECT coalesce(sum(p.next_offset), 0) FROM ingest_positions p
        (SELECT count(*) FROM ingest_outbox) AS ingest_outbox,
        (SELECT count(*) FROM aggregator_outbox) AS aggregator_outbox,
        (SELECT count(*) FROM billing_outbox) AS billing_outbox,
+       (SELECT count(*) FROM rated_usage
+        WHERE settlement_id IS NULL AND invoice_line_id IS NULL AND amount IS NOT NULL AND billing_mode = 'prepaid') AS unsettled,
        (SELECT count(*) FROM held_events h WHERE h.attributed_at IS NULL
            AND EXISTS (SELECT FROM subscriptions s WHERE s.id = h.subscription_id)) AS attributable,
        (SELECT count(*) FROM subscriptions WHERE status_version > status_published_version) AS unpublished_statuses;
@@ -76,23 +79,26 @@ SELECT reason, count(*) AS records, (array_agg(detail ORDER BY quarantined_at, r
 FROM quarantined_events GROUP BY reason ORDER BY records DESC, reason;
 
 -- name: suspended
--- Who is suspended and why, with what a quota was judged by.
-SELECT u.username, s.suspended_reasons, s.used_requests, s.quota_requests, s.used_tokens, s.quota_tokens, s.billing_mode
-FROM subscriptions s JOIN users u ON u.id = s.user_id
-WHERE s.status = 'suspended' ORDER BY s.suspended_reasons, u.username;
+-- Who is suspended and why, with what a quota was judged by: a few ($1) for each set of reasons, and how many there are of it.
+SELECT username, suspended_reasons, used_requests, quota_requests, used_tokens, quota_tokens, alike
+FROM (SELECT u.username, s.*, count(*) OVER same AS alike, row_number() OVER (same ORDER BY s.used_tokens DESC, s.id) AS place
+      FROM subscriptions s JOIN users u ON u.id = s.user_id
+      WHERE s.status = 'suspended'
+      WINDOW same AS (PARTITION BY s.suspended_reasons)) ranked
+WHERE place <= $1 ORDER BY alike DESC, suspended_reasons, place;
 
 -- name: invoice_count
 -- How many invoices are issued.
 SELECT count(*) FROM invoices WHERE number IS NOT NULL;
 
 -- name: an_invoice
--- The issued usage invoice with the highest total.
+-- The issued usage invoice on which most is for usage.
 SELECT i.id, i.number, u.full_name, u.email, i.period_start, i.period_end, i.issue_date, i.due_date, i.subtotal, i.tax, i.total, i.currency
 FROM invoices i JOIN users u ON u.id = i.user_id
 WHERE i.number IS NOT NULL AND i.kind = 'usage'
-ORDER BY i.total DESC, i.number LIMIT 1;
+ORDER BY (SELECT coalesce(sum(l.amount), 0) FROM invoice_lines l WHERE l.invoice_id = i.id AND l.kind = 'usage') DESC, i.number LIMIT 1;
 
 -- name: invoice_lines
--- Its lines, in their order.
-SELECT position, description, quantity, unit, amount, exact_amount, event_count
-FROM invoice_lines WHERE invoice_id = $1 ORDER BY position;
+-- Its largest lines ($2 of them), and how many it has in all.
+SELECT position, description, quantity, unit, amount, exact_amount, event_count, count(*) OVER () AS lines
+FROM invoice_lines WHERE invoice_id = $1 ORDER BY amount DESC, position LIMIT $2;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,8 +13,8 @@ from services.cli.demo.world import QUERIES
 from shared.postgres import Connection
 
 _TOP = 10
-_MOST_SUSPENDED = 12
-_MOST_LINES = 16
+_ALIKE = 4
+_LINES = 12
 
 
 async def show_summaries(console: Console, connection: Connection) -> None:
@@ -33,27 +32,37 @@ async def show_summaries(console: Console, connection: Connection) -> None:
 
 async def show_quarantine(console: Console, connection: Connection) -> None:
     """Print why records were refused."""
+    rows = await connection.fetch(QUERIES["quarantine"])
     table = _table("reason", "#records", "for example")
-    for row in await connection.fetch(QUERIES["quarantine"]):
+    for row in rows:
         table.add_row(row["reason"], number(row["records"]), escape(_short(row["example"], 90)))
-    console.print(table)
+    console.print(table if rows else "nothing was refused")
 
 
 async def show_suspended(console: Console, connection: Connection) -> int:
-    """Print who is suspended and why; return how many that are."""
-    rows = await connection.fetch(QUERIES["suspended"])
-    table = _table("user", "because", "what was used of what")
-    for row in rows[:_MOST_SUSPENDED]:
-        table.add_row(row["username"], ", ".join(row["suspended_reasons"]), _what_was_used(row))
+    """Print who is suspended and why, a few for each combination of reasons; return how many are suspended in all."""
+    rows = await connection.fetch(QUERIES["suspended"], _ALIKE)
+    if not rows:
+        console.print("nobody is suspended")
+        return 0
+    counts = {tuple(row["suspended_reasons"]): row["alike"] for row in rows}
+    table = _table("because", "#subscriptions", "for example", "who has used")
+    seen: set[tuple[str, ...]] = set()
+    for row in rows:
+        reasons = tuple(row["suspended_reasons"])
+        first = reasons not in seen
+        seen.add(reasons)
+        because = (", ".join(reasons), number(counts[reasons])) if first else ("", "")
+        table.add_row(*because, row["username"], _what_was_used(row))
     console.print(table)
-    _say_rest(console, rows, _MOST_SUSPENDED, "subscriptions")
-    return len(rows)
+    return sum(counts.values())
 
 
 async def show_invoice(console: Console, connection: Connection) -> None:
     """Print the invoice with the highest total, line by line."""
     invoice = await connection.fetchrow(QUERIES["an_invoice"])
     if invoice is None:
+        console.print("no invoice is issued")
         return
     name = invoice["full_name"] or invoice["email"]
     console.print(
@@ -61,38 +70,25 @@ async def show_invoice(console: Console, connection: Connection) -> None:
         f"issued {invoice['issue_date']:%Y-%m-%d}, due {invoice['due_date']:%Y-%m-%d}",
         highlight=False,
     )
-    lines = await connection.fetch(QUERIES["invoice_lines"], invoice["id"])
-    table = _table("#", "description", "#quantity", "unit", "#events", "#exact", f"#{invoice['currency']}")
-    for line in lines[:_MOST_LINES]:
+    lines = await connection.fetch(QUERIES["invoice_lines"], invoice["id"], _LINES)
+    table = _table("#line", "description", "#quantity", "unit", "#events", "#exact", f"#{invoice['currency']}")
+    for line in lines:
         quantity, exact = (format(line[name].normalize(), "f") for name in ("quantity", "exact_amount"))
-        table.add_row(
-            str(line["position"]),
-            escape(line["description"]),
-            quantity,
-            line["unit"],
-            number(line["event_count"]),
-            exact,
-            number(line["amount"]),
-        )
+        place, events, amount = (number(line[name]) for name in ("position", "event_count", "amount"))
+        table.add_row(place, escape(line["description"]), quantity, line["unit"], events, exact, amount)
+    if (more := lines[0]["lines"] - len(lines)) > 0:
+        table.add_row("", f"… and {more} more lines")
     table.add_section()
-    table.add_row(
-        "",
-        "net, tax, [bold]total[/]",
-        "",
-        "",
-        "",
-        f"{number(invoice['subtotal'])} + {number(invoice['tax'])}",
-        f"[bold]{number(invoice['total'])}[/]",
-    )
+    for what in ("subtotal", "tax", "total"):
+        table.add_row("", what, "", "", "", "", number(invoice[what]))
     console.print(table)
-    _say_rest(console, lines, _MOST_LINES, "lines")
 
 
 def _table(*columns: str) -> Table:
     """Return a table; a column whose title begins with # holds numbers."""
     table = Table(show_edge=False, pad_edge=False)
     for title in columns:
-        table.add_column(title[1:] or title, justify="right" if title[0] == "#" else "left")
+        table.add_column(title.lstrip("#") or "#", justify="right" if title[0] == "#" else "left")
     return table
 
 
@@ -103,12 +99,10 @@ def _what_was_used(row: Any) -> str:
         for what in ("requests", "tokens")
         if f"quota_{what}" in reasons
     ]
-    return ", ".join([*used, *(["all prepaid credits"] if "credits_exhausted" in reasons else [])])
-
-
-def _say_rest(console: Console, rows: Sequence[Any], shown: int, what: str) -> None:
-    if len(rows) > shown:
-        console.print(f"… and {len(rows) - shown} more {what}", highlight=False)
+    return (
+        ", ".join([*used, *(["all prepaid credits"] if "credits_exhausted" in reasons else [])])
+        or "whatever: see its audit log"
+    )
 
 
 def _short(text: str, most: int) -> str:

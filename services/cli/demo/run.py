@@ -32,10 +32,14 @@ from services.cli.topics import PARTITIONS
 from services.ingest.settings import Settings
 from shared.errors import ConfigurationError
 from shared.kafka import create_topics
+from shared.logs import configure_logs
 from shared.postgres import connect, create_pool
 from shared.settings import load
 
 READY_SECONDS: Final = 60.0
+PLAIN_COLUMNS: Final = 120
+WORKER_SETTINGS: Final = {"TALLYSTICK_BILLING_CLOSE_PERIODS": "false"}
+"""The story closes last month itself, when all of its usage has come; the scheduled job might do so before."""
 WORKER_LOGS: Final = "workers"
 
 
@@ -56,10 +60,13 @@ def run(options: Options, *, as_json: bool) -> bool:
     """Run a demo and return whether every check holds. Raises `TallystickError` for what a person has to mend."""
     now = datetime.now(UTC)
     trace = inspect(options.trace) if options.trace else None
-    display = Display(Console(stderr=as_json))
+    configure_logs(
+        "error", service="demo"
+    )  # the workers' logs are theirs; what we call logs to stderr, and only errors
+    display = Display(_console(as_json))
     display.chapter("Kafka and Postgres")
     with _servers(options.keep, display) as servers:
-        os.environ.update(servers.environment())
+        os.environ.update(servers.environment() | WORKER_SETTINGS)
         settings = load(Settings)
         if trace:
             check_window(trace, options.start or default_start(now), now, settings.limits().late)
@@ -73,6 +80,14 @@ def run(options: Options, *, as_json: bool) -> bool:
     if as_json:
         print(json.dumps(asdict(outcome)))
     return outcome.reconciled
+
+
+def _console(as_json: bool) -> Console:
+    """Where the story is told; a pipe or a log has no width of its own, and 80 columns are few for tables."""
+    console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console.width = PLAIN_COLUMNS
+    return console
 
 
 @contextmanager

@@ -51,15 +51,14 @@ class Story:
         await self._send(watch, outcome)
 
         self.display.chapter("Last month is closed")
-        async with self.pool.acquire() as connection:
-            await close_last_month(connection, self.sending.now, self.display)
+        closed = await close_last_month(self.pool, self.sending.now, self.display)
         await watch.until_caught_up(lambda _: None)
 
         async with self.pool.acquire() as connection:
             added = (await count(connection, self.sending.sources)).since(before)
             sent = await compare(connection, self.sending.sources, self.sending.expected, added, before.stored)
             outcome.enter(added, await stored_usage(connection, self.sending.sources))
-            await self._report(connection, outcome, [*sent, *await reconcile(connection)])
+            await self._report(connection, outcome, [*sent, closed, *await reconcile(connection)])
         return outcome
 
     async def _send(self, watch: Watch, outcome: Outcome) -> None:

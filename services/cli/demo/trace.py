@@ -144,8 +144,8 @@ class TraceTraffic:
     def __init__(self, trace: Trace, start: date, subscribers: Sequence[Subscriber], models: Sequence[Model]) -> None:
         self.expected = Expected()
         self._trace, self._start = trace, start
-        self._subscribers = list(subscribers[:SUBSCRIBERS])
-        self._models = {model.id: model for model in models}
+        self._models = {model.id: model for model in models if model.answers}  # every row of a trace has an answer
+        self._subscribers = [s for s in subscribers if s.model is None or s.model in self._models][:SUBSCRIBERS]
 
     def records(self) -> Iterator[Record]:
         """Yield one record for each row, in the order of the file."""
@@ -157,7 +157,7 @@ class TraceTraffic:
         for row in read(self._trace.path):
             subscriber = rng.choices(self._subscribers, cum_weights=weights)[0]
             any_model = rng.choice(model_ids)
-            model = self._models[subscriber.model if subscriber.model in self._models else any_model]
+            model = self._models[subscriber.model or any_model]
             self.expected.accept(
                 subscriber.subscription_id,
                 error=False,

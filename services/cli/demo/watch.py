@@ -36,6 +36,7 @@ class Progress:
     ingest_outbox: int
     aggregator_outbox: int
     billing_outbox: int
+    unsettled: int
     attributable: int
     unpublished_statuses: int
 
@@ -46,6 +47,7 @@ class Progress:
             "held events of known subscriptions to be attributed": self.attributable,
             "messages to be applied by the aggregator": self.announced - self.aggregated_messages,
             "messages to be rated by billing": self.announced - self.rated_messages,
+            "rows of prepaid usage to be settled": self.unsettled,
             "messages in the outbox of ingest": self.ingest_outbox,
             "messages in the outbox of the aggregator": self.aggregator_outbox,
             "messages in the outbox of billing": self.billing_outbox,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
 from uuid import UUID
 
 from services.cli.demo.events import Model, Subscriber
@@ -24,15 +26,16 @@ async def read_world(database_url: str) -> World:
     connection = await connect(database_url, application_name="tallystick-traffic")
     try:
         subscribers = [Subscriber(**row) for row in await connection.fetch(QUERIES["subscribers"])]
-        models = [Model(row["id"], row["provider"]) for row in await connection.fetch(QUERIES["models"])]
+        models = [Model(**row) for row in await connection.fetch(QUERIES["models"])]
     finally:
         await connection.close()
     if not subscribers or not models:
         raise ConfigurationError(
             "the database has no subscriptions and models to send traffic for: run 'tallystick seed --test-data'"
         )
-    scaled = [Model(model.id, model.provider, _SCALES[i % len(_SCALES)]) for i, model in enumerate(models)]
-    return World(subscribers, scaled)
+    return World(
+        subscribers, [replace(model, scale=scale) for model, scale in zip(models, cycle(_SCALES), strict=False)]
+    )
 
 
 def with_newcomers(world: World, run: str) -> World:
