@@ -19,8 +19,9 @@ ON CONFLICT (batch_id, part) DO NOTHING
 RETURNING batch_id, part;
 
 -- name: lock_subscriptions
--- Takes subscriptions before their summaries are written. Else a reset could sum the hours of a period while another
--- transaction holds uncommitted ones, and set counters that lack them. NO KEY: inserts that refer to a subscription go on.
+-- Takes subscriptions before their summaries are written. Whoever writes a subscription's summaries or counters holds its
+-- row first: so slices, resets and rebuilds meet here, in the order of ids, and never crosswise among the rows below.
+-- NO KEY: inserts that refer to a subscription go on.
 SELECT id, status::text, suspended_reasons, quota_requests, quota_tokens, used_requests, used_tokens,
        quota_period_start, reset_at, status_version, status_published_version
 FROM subscriptions

@@ -27,7 +27,7 @@ class Settings(PipelineSettings):
         (50, 80, 100), description="Percentages of a quota that raise an alert, once each per period; comma-separated."
     )
     aggregator_status_seconds: float = Field(
-        0.2,
+        0.1,
         gt=0,
         le=10,
         description="How often to look for status changes made by others. Own ones are published at once.",
