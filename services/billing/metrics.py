@@ -53,8 +53,10 @@ CLOSING_FAILURES = Counter(
 )
 JOB_RUNS = Counter("usage_billing_job_runs", "Runs of scheduled jobs, by outcome: done, failed.", ["job", "outcome"])
 JOB_FINISHED = Gauge("usage_billing_job_finished_timestamp_seconds", "When a job last finished, as Unix time.", ["job"])
-RECONCILED = Gauge("usage_billing_reconciled", "1 if the last reconciliation held in every check, 0 if not.")
-DIFFERING = Gauge("usage_billing_differing_checks", "Checks of the last reconciliation that did not hold.")
+DIFFERING = Gauge(
+    "usage_billing_differing_checks",
+    "Checks of the last reconciliation by this worker that did not hold; what was only under way is not counted.",
+)
 
 for _outcome in ("rated", "duplicate"):
     MESSAGES.labels(_outcome)

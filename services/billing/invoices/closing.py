@@ -16,7 +16,8 @@ from services.billing import metrics
 from services.billing.events import INVOICE_ISSUED, billing_event
 from services.billing.invoices import store
 from services.billing.invoices.fees import fees_due
-from services.billing.invoices.invoicing import Fee, Invoice, Line, fee_line, make_invoice, usage_lines
+from services.billing.invoices.invoicing import Invoice, make_invoice
+from services.billing.invoices.lines import Fee, Line, fee_line, usage_lines
 from services.billing.invoices.store import Customer
 from shared.clock import Clock
 from shared.errors import BrokenInvariant, TallystickError

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from services.billing.invoices.invoicing import Fee
+from services.billing.invoices.lines import Fee
 from shared.period import Period, utc
 
 

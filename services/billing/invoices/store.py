@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from services.billing.invoices.fees import FeeTerms
-from services.billing.invoices.invoicing import Fee, Invoice, UsageGroup
+from services.billing.invoices.invoicing import Invoice
+from services.billing.invoices.lines import Fee, UsageGroup
 from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Connection

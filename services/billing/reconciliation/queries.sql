@@ -108,13 +108,16 @@ SELECT 'subscriptions' AS measure, count(*)::numeric AS left_value, count(s.id):
 FROM used u LEFT JOIN subscriptions s ON s.id = u.subscription_id;
 
 -- name: log_equals_hours
--- Invariant 4, first part: the hour summaries are the log, by subscription, hour, model and tool.
+-- Invariant 4, first part: the hour summaries are the log, by subscription, hour, model and tool. Batches that the aggregator has not
+-- applied yet are left out; that there are none is another statement.
 WITH log AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS period_start,
            coalesce(model_id, '') AS model_id, coalesce(tool_name, '') AS tool_name,
            count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors,
            sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
-    FROM usage_logs GROUP BY 1, 2, 3, 4
+    FROM usage_logs
+    WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM aggregator_inbox)
+    GROUP BY 1, 2, 3, 4
 ), sides AS (
     SELECT format('subscription %s, hour %s, %s%s', subscription_id, to_char(period_start, 'YYYY-MM-DD HH24'), model_id, tool_name) AS key, v.*
     FROM log l FULL JOIN (SELECT * FROM usage_summaries WHERE period_type = 'hour') h
@@ -184,3 +187,167 @@ sides AS (
 SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
 FROM sides GROUP BY measure, position ORDER BY position;
+
+-- name: batches_equal_billing_inbox
+-- Every usage.recorded message of every batch was rated by billing, once.
+WITH inbox AS (SELECT batch_id, count(*) AS messages, sum(event_count) AS events FROM billing_inbox GROUP BY batch_id),
+sides AS (
+    SELECT 'batch ' || batch_id AS key, v.*
+    FROM usage_batches b FULL JOIN inbox i USING (batch_id)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'messages', coalesce(b.message_count, 0)::numeric, coalesce(i.messages, 0)::numeric),
+        (2, 'events', coalesce(b.inserted, 0)::numeric, coalesce(i.events, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
+-- name: log_equals_rated
+-- All usage of the log was rated or is held, by everything that a price can distinguish. Batches that billing has not received yet are
+-- left out; that there are none is another statement. Adjustments after a change of price sum to nothing here.
+WITH log AS (
+    SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
+           coalesce(tool_name, '') AS tool_name, coalesce(feature_type, '') AS feature_type, power_level, byok,
+           CASE WHEN status_code < 400 THEN 2 ELSE status_code / 100 END AS status_class,
+           count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors,
+           sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
+    FROM usage_logs
+    WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM billing_inbox)
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+), rated AS (
+    SELECT subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class::integer AS status_class,
+           sum(requests) AS requests, sum(errors) AS errors, sum(request_tokens) AS request_tokens,
+           sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
+    FROM rated_usage GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+), sides AS (
+    SELECT format('subscription %s, hour %s, %s%s, class %s', subscription_id, to_char(hour, 'YYYY-MM-DD HH24'), model_id, tool_name, status_class) AS key, v.*
+    FROM log l FULL JOIN rated r USING (subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'requests', coalesce(l.requests, 0), coalesce(r.requests, 0)),
+        (2, 'errors', coalesce(l.errors, 0), coalesce(r.errors, 0)),
+        (3, 'request tokens', coalesce(l.request_tokens, 0), coalesce(r.request_tokens, 0)),
+        (4, 'response tokens', coalesce(l.response_tokens, 0), coalesce(r.response_tokens, 0)),
+        (5, 'cached tokens', coalesce(l.cached_tokens, 0), coalesce(r.cached_tokens, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
+-- name: rated_equals_billed
+-- Invariant 4, second part: all rated usage is invoiced, settled or still to be billed, line by line and settlement by settlement.
+WITH rated AS (
+    SELECT currency, invoice_line_id, settlement_id, sum(amount) AS amount FROM rated_usage
+    WHERE amount IS NOT NULL GROUP BY currency, invoice_line_id, settlement_id
+), billed AS (
+    SELECT currency, usage_line_id AS invoice_line_id, NULL::uuid AS settlement_id, sum(exact_amount) AS amount
+    FROM invoice_lines WHERE usage_line_id IS NOT NULL GROUP BY currency, usage_line_id
+    UNION ALL
+    SELECT currency, NULL, id, rated_amount FROM credit_settlements
+    UNION ALL
+    SELECT currency, NULL, NULL, amount FROM rated WHERE invoice_line_id IS NULL AND settlement_id IS NULL
+), sides AS (
+    SELECT coalesce(r.currency, b.currency) AS currency,
+           coalesce('line ' || coalesce(r.invoice_line_id, b.invoice_line_id), 'settlement ' || coalesce(r.settlement_id, b.settlement_id), 'unbilled') AS key,
+           coalesce(r.amount, 0) AS left_value, coalesce(b.amount, 0) AS right_value
+    FROM rated r FULL JOIN billed b
+      ON (r.currency, coalesce(r.invoice_line_id, r.settlement_id, '00000000-0000-0000-0000-000000000000'))
+       = (b.currency, coalesce(b.invoice_line_id, b.settlement_id, '00000000-0000-0000-0000-000000000000'))
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency ORDER BY currency;
+
+-- name: lines_equal_provenance
+-- Every line of usage still says how many events are behind it, and the digest of its rated usage is the one that was stored with it.
+WITH rated AS (
+    SELECT invoice_line_id AS id, sum(requests) AS events, sum(rated_usage_digest(r))::text AS digest
+    FROM rated_usage r WHERE invoice_line_id IS NOT NULL GROUP BY invoice_line_id
+), sides AS (
+    SELECT 'line ' || coalesce(l.id, r.id) AS key, coalesce(l.event_count, 0) AS left_value, coalesce(r.events, 0) AS right_value,
+           l.checksum IS DISTINCT FROM r.digest AS changed
+    FROM (SELECT * FROM invoice_lines WHERE id = usage_line_id) l FULL JOIN rated r USING (id)
+)
+SELECT 'events' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE changed OR left_value <> right_value))[1:5] AS differing
+FROM sides;
+
+-- name: settlements_equal_ledger
+-- Every settlement is in the ledger with what it debited and what it booked as owed; no ledger entry settles usage without one.
+WITH entries AS (
+    SELECT id AS transaction_id, user_id, -amount AS debited, owed_change AS owed FROM credit_transactions WHERE request ->> 'call' = 'settle'
+), sides AS (
+    SELECT coalesce('settlement ' || s.id, 'ledger entry ' || e.transaction_id) AS key, s.user_id <> e.user_id AS strange, v.*
+    FROM (SELECT * FROM credit_settlements WHERE amount > 0) s FULL JOIN entries e USING (transaction_id)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'debited', coalesce(s.debited, 0), coalesce(e.debited, 0)),
+        (2, 'owed', coalesce(s.owed, 0), coalesce(e.owed, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE strange OR left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
+-- name: ledger_equals_balances
+-- The balance of every account, and what it owes, is the sum of its ledger.
+WITH ledger AS (SELECT user_id, sum(amount) AS amount, sum(owed_change) AS owed FROM credit_transactions GROUP BY user_id),
+sides AS (
+    SELECT 'user ' || user_id AS key, v.*
+    FROM ledger l FULL JOIN user_credits c USING (user_id)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'balance', coalesce(l.amount, 0), coalesce(c.balance, 0)),
+        (2, 'owed', coalesce(l.owed, 0), coalesce(c.owed, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
+-- name: ledger_is_chained
+-- Every entry of a ledger begins with the balance that the one before it ended with, and none is missing.
+WITH entries AS (
+    SELECT user_id, sequence, balance_before, amount, balance_after, owed_change, owed_after,
+           lag(balance_after, 1, 0::numeric) OVER w AS previous_balance, lag(owed_after, 1, 0::numeric) OVER w AS previous_owed,
+           row_number() OVER w AS place
+    FROM credit_transactions WINDOW w AS (PARTITION BY user_id ORDER BY sequence)
+), judged AS (
+    SELECT format('user %s, entry %s', user_id, sequence) AS key,
+           sequence = place AND balance_before = previous_balance AND balance_before + amount = balance_after
+               AND previous_owed + owed_change = owed_after AS chained
+    FROM entries
+)
+SELECT 'entries' AS measure, count(*)::numeric AS left_value, count(*) FILTER (WHERE chained)::numeric AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE NOT chained))[1:5] AS differing
+FROM judged;
+
+-- name: invoices_equal_lines
+-- The subtotal of every issued invoice is the sum of its rounded lines, and of the items that the customer reads; its exact subtotal
+-- that of their exact amounts.
+WITH lines AS (
+    SELECT invoice_id, sum(amount) AS amount, sum(exact_amount) AS exact_amount, array_agg((id, amount)::text ORDER BY position) AS parts
+    FROM invoice_lines GROUP BY invoice_id
+), items AS (
+    SELECT i.id AS invoice_id, array_agg(((item ->> 'id')::uuid, (item ->> 'amount')::numeric)::text ORDER BY place) AS parts
+    FROM invoices i CROSS JOIN LATERAL jsonb_array_elements(i.items) WITH ORDINALITY e (item, place) GROUP BY i.id
+), sides AS (
+    SELECT i.currency, 'invoice ' || i.number AS key, i.subtotal AS left_value, coalesce(l.amount, 0) AS right_value,
+           i.exact_subtotal <> coalesce(l.exact_amount, 0) OR l.parts IS DISTINCT FROM t.parts OR i.total <> i.subtotal + i.tax AS changed
+    FROM invoices i LEFT JOIN lines l ON l.invoice_id = i.id LEFT JOIN items t ON t.invoice_id = i.id
+    WHERE i.number IS NOT NULL
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE changed OR left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency ORDER BY currency;
+
+-- name: numbers_are_gapless
+-- Every invoice number that was taken, per entity, series and year, is on an invoice.
+WITH taken AS (
+    SELECT n.entity, n.series, n.year, n.next - 1 AS numbers, s.number,
+           concat_ws('-', nullif(n.entity, 'default'), n.series, n.year, lpad(s.number::text, greatest(6, length(s.number::text)), '0')) AS spelled
+    FROM invoice_numbers n LEFT JOIN LATERAL generate_series(1, n.next - 1) AS s (number) ON true
+), used AS (
+    SELECT entity, number AS spelled FROM invoices WHERE number IS NOT NULL
+), sides AS (
+    SELECT coalesce(t.spelled, u.spelled) AS key, t.number IS NOT NULL AS taken, u.spelled IS NOT NULL AS used
+    FROM (SELECT * FROM taken WHERE number IS NOT NULL) t FULL JOIN used u USING (entity, spelled)
+)
+SELECT 'numbers' AS measure, count(*) FILTER (WHERE taken)::numeric AS left_value, count(*) FILTER (WHERE used)::numeric AS right_value,
+       (array_agg('number ' || key ORDER BY key) FILTER (WHERE taken <> used))[1:5] AS differing
+FROM sides;

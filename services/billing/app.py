@@ -1,0 +1,72 @@
+"""Billing's composition root."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from services.billing.credits.credits import Pending
+from services.billing.credits.settlement import Settling
+from services.billing.handlers import RateRecorded
+from services.billing.invoices.closing import Terms
+from services.billing.jobs import Job, Timer, closing_job, reconciliation_job
+from services.billing.rating.prices import Prices
+from services.billing.settings import Settings
+from services.billing.upkeep import EventPublication, HeldUsage
+from shared.clock import SystemClock
+from shared.consumer import ExactlyOnceConsumer
+from shared.contracts import BILLING_EVENTS, USAGE_RECORDED
+from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
+from shared.metrics import ConsumerMetrics
+from shared.outbox import Outbox
+from shared.positions import Positions
+from shared.postgres import Pool
+from shared.worker import Periodic, Worker
+
+GROUP = "tallystick-billing"
+TIMER_SECONDS = 60.0
+
+
+def build(settings: Settings, pool: Pool) -> Worker:
+    """Wire a billing worker."""
+    broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
+    clock, outbox = SystemClock(), Outbox("billing_outbox")
+    prices = Prices(settings.billing_byok_factor, seconds=settings.billing_prices_seconds)
+    pending = Pending(settings.billing_credits_per_currency_unit, settings.billing_urgent_share)
+    settling = Settling(pool, clock, outbox, pending)
+    timer = Timer(pool, clock, _jobs(settings, pool, clock), worker=settings.instance)
+    consumer = ExactlyOnceConsumer(
+        pool=pool,
+        positions=Positions("billing_positions", cluster=settings.kafka_cluster),
+        apply=RateRecorded(settings.kafka_cluster, clock, prices, settling),
+        metrics=ConsumerMetrics(USAGE_RECORDED),
+        lanes=settings.billing_lanes,
+    )
+    subscribe(broker, consumer, Subscription(USAGE_RECORDED, GROUP, settings.instance, settings.billing_batch_messages))
+    return Worker(
+        name="billing",
+        broker=broker,
+        consumers=[consumer],
+        topics=[USAGE_RECORDED, BILLING_EVENTS],
+        periodic=[
+            Periodic("settlement", settings.billing_settlement_seconds, settling.settle_all),
+            Periodic("held usage", settings.billing_held_seconds, HeldUsage(pool, clock, prices)),
+            Periodic(
+                "event publication",
+                settings.billing_outbox_seconds,
+                EventPublication(pool, outbox, OutboxProducer(broker)),
+            ),
+            Periodic("jobs", TIMER_SECONDS, timer.keep_running),
+        ],
+        on_stop=[timer.stop, settling.settle_all],
+    )
+
+
+def _jobs(settings: Settings, pool: Pool, clock: SystemClock) -> list[Job]:
+    jobs = []
+    if settings.billing_close_periods:
+        terms = Terms(settings.billing_entity, timedelta(days=settings.billing_payment_days))
+        grace = timedelta(hours=settings.billing_grace_hours)
+        jobs.append(closing_job(pool, clock, grace=grace, terms=terms))
+    if settings.billing_reconcile_minutes:
+        jobs.append(reconciliation_job(pool, every=timedelta(minutes=settings.billing_reconcile_minutes)))
+    return jobs

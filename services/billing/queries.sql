@@ -1,0 +1,17 @@
+-- The SQL of billing's jobs. Each capability has its own queries.sql.
+
+-- name: lock_job
+-- Takes the lock of a job for this transaction; false if another worker is at it.
+SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
+
+-- name: last_run
+-- The time that the last recorded run of a job was due at, else when the first usage was rated: nothing is due before that.
+SELECT coalesce((SELECT max(scheduled_for) FROM job_runs WHERE job = $1), (SELECT rated_at FROM rating_runs ORDER BY id LIMIT 1));
+
+-- name: begin_job
+-- Records a run. The key makes a second run of the same time impossible.
+INSERT INTO job_runs (job, scheduled_for, worker) VALUES ($1, $2, $3);
+
+-- name: finish_job
+-- Keeps what a run came to.
+UPDATE job_runs SET finished_at = clock_timestamp(), result = $3 WHERE job = $1 AND scheduled_for = $2;

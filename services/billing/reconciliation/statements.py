@@ -1,0 +1,181 @@
+"""What reconciliation proves (pure): each statement, its two sides, and the query that compares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is proved, and by which query. One check comes of each measure (a quantity, a currency) that the query returns."""
+
+    name: str
+    statement: str
+    left_label: str
+    right_label: str
+    query: str
+    arguments: tuple[Any, ...] = ()
+    eventual: bool = False
+
+
+STATEMENTS: Final = (
+    Statement(
+        "offsets accounted",
+        "Every offset that ingest passed is a stored event, a duplicate, quarantined, held, or a gap.",
+        "next - start",
+        "inserted + duplicates + quarantined + held + gaps",
+        "positions_add_up",
+    ),
+    Statement(
+        "positions = batches",
+        "Each source partition's position is the sum of the batches that moved it.",
+        "positions",
+        "batches",
+        "positions_equal_batches",
+    ),
+    Statement(
+        "batches touch",
+        "The offset ranges of a partition's batches follow one another: no gap, no overlap.",
+        "edges",
+        "edges that touch",
+        "batches_touch",
+    ),
+    Statement(
+        "batches = log",
+        "Every batch left exactly the rows in usage_logs that it counted.",
+        "batches.inserted",
+        "rows of usage_logs",
+        "batches_equal_log",
+    ),
+    Statement(
+        "batches = quarantine",
+        "Every record that was refused is kept in quarantine.",
+        "batches.quarantined",
+        "quarantined_events",
+        "batches_equal_quarantine",
+    ),
+    Statement(
+        "batches = held",
+        "Every event of an unknown subscription or key is kept.",
+        "batches.held",
+        "held_events",
+        "batches_equal_held",
+    ),
+    Statement(
+        "attributed = batches",
+        "Every held event that was attributed since went through exactly one batch of held events.",
+        "held_events attributed",
+        "batches of held events",
+        "attributed_equal_batches",
+    ),
+    Statement(
+        "log has subscriptions",
+        "Every row of usage_logs belongs to a subscription that exists.",
+        "subscriptions in usage_logs",
+        "of them known",
+        "log_has_subscriptions",
+    ),
+    Statement(
+        "log = hours",
+        "The hour summaries are the log, by subscription, hour, model and tool.",
+        "usage_logs",
+        "hour summaries",
+        "log_equals_hours",
+    ),
+    Statement(
+        "hours = days",
+        "The day summaries are the sums of the hours.",
+        "hour summaries",
+        "day summaries",
+        "hours_equal_period",
+        ("day",),
+    ),
+    Statement(
+        "hours = months",
+        "The month summaries are the sums of the hours.",
+        "hour summaries",
+        "month summaries",
+        "hours_equal_period",
+        ("month",),
+    ),
+    Statement(
+        "hours = counters",
+        "What each quota is judged by is what was used in its period.",
+        "hour summaries in the quota period",
+        "used_* counters",
+        "hours_equal_counters",
+    ),
+    Statement(
+        "batches = aggregator inbox",
+        "The aggregator applied every message of every batch, once.",
+        "announced by ingest",
+        "applied by the aggregator",
+        "batches_equal_aggregator_inbox",
+        eventual=True,
+    ),
+    Statement(
+        "batches = billing inbox",
+        "Billing rated every message of every batch, once.",
+        "announced by ingest",
+        "rated by billing",
+        "batches_equal_billing_inbox",
+        eventual=True,
+    ),
+    Statement(
+        "log = rated",
+        "All usage of the log was rated or is held for want of a price, by everything that a price distinguishes.",
+        "usage_logs",
+        "rated_usage",
+        "log_equals_rated",
+    ),
+    Statement(
+        "rated = billed",
+        "All rated usage is on invoice lines, in settlements, or unbilled: nothing twice, nothing lost.",
+        "rated_usage",
+        "lines + settlements + unbilled",
+        "rated_equals_billed",
+    ),
+    Statement(
+        "lines = provenance",
+        "Every invoice line's events and rated usage are what they were when it was made.",
+        "events on lines",
+        "events of their rated usage",
+        "lines_equal_provenance",
+    ),
+    Statement(
+        "settlements = ledger",
+        "Every settlement is in the ledger with what it debited and what is owed.",
+        "credit_settlements",
+        "credit_transactions",
+        "settlements_equal_ledger",
+    ),
+    Statement(
+        "ledger = accounts",
+        "Every account's balance and debt are the sums of its ledger.",
+        "credit_transactions",
+        "user_credits",
+        "ledger_equals_balances",
+    ),
+    Statement(
+        "ledger is chained",
+        "Every ledger entry begins where the one before it ended, and none is missing.",
+        "entries",
+        "entries that follow",
+        "ledger_is_chained",
+    ),
+    Statement(
+        "invoices = lines",
+        "Every issued invoice is the sum of its lines and of its items.",
+        "invoices",
+        "invoice_lines",
+        "invoices_equal_lines",
+    ),
+    Statement(
+        "numbers are gapless",
+        "Every invoice number that was taken is on an invoice.",
+        "numbers taken",
+        "numbers on invoices",
+        "numbers_are_gapless",
+    ),
+)
