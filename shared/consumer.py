@@ -261,6 +261,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             return
         offsets = {tp: offset for tp, offset in self._advised.items() if tp in self._partitions}
         self._advised, self._advised_at = {}, clock
+        if not offsets:
+            return  # all of them were revoked meanwhile
         try:
             await self._consumer.commit(offsets)
         except KafkaError as error:
