@@ -39,6 +39,7 @@ down: $(VENV)/.installed-local
 
 clean:
 	@if [ -x $(VENV)/bin/tallystick ]; then $(VENV)/bin/tallystick local down --purge; fi
+	@if [ -x $(VENV)/bin/tallystick ]; then TALLYSTICK_LOCAL_DIR=.tallystick/demo $(VENV)/bin/tallystick local down --purge; fi
 	rm -rf $(VENV) .tallystick .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:

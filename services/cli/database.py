@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import asdict
 
 import typer
 
@@ -37,12 +38,15 @@ def seed(
     ),
 ) -> None:
     """Fill the database with reference data, again and again with the same result."""
+    from deploy.local import connect  # noqa: PLC0415
     from deploy.seed import seed as seed_database  # noqa: PLC0415
 
-    from deploy.local import connect  # noqa: PLC0415
-
-    asyncio.run(seed_database(connect.database_url(), test_data=test_data))
-    print("seeded, with test data" if test_data else "seeded")
+    result = asyncio.run(seed_database(connect.database_url(), test_data=test_data))
+    made = [f"{count} {name.replace('_', ' ')}" for name, count in asdict(result).items() if count]
+    print(
+        "the reference data are there"
+        + (f"; made {', '.join(made)}" if made else "; nothing to add" if test_data else "")
+    )
 
 
 def _ask_before_dropping(url: str) -> None:

@@ -62,6 +62,15 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def program(directory: Path, name: str, version: str, *, otherwise: str) -> Path:
+    """A stand-in for a server's program: one shell command to tell its version, another for everything else."""
+    path = directory / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\ncase $1 in -version|--version) {version}; exit;; esac\n{otherwise}\n")
+    path.chmod(0o755)
+    return path
+
+
 async def write(url: str, statement: str) -> object:
     connection = await asyncpg.connect(url)
     try:
@@ -135,7 +144,10 @@ def test_servers_end_with_whoever_is_killed(victim: str, place: Path) -> None:
         stack.down(directory=Path(directory), purge=True)
 
 
-def test_interrupted_start_leaves_nothing(place: Path) -> None:
+def test_interrupted_start_leaves_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "JAVA_HOME", str(program(tmp_path, "bin/java", "echo 'version \"25\"'", otherwise="exec sleep 600").parents[1])
+    )
     command = run_python("import sys; from services.cli.main import run; sys.exit(run(['local', 'up']))")
     while "Postgres: ready" not in (line := read_line(command)):
         assert line, "it ended before it could be interrupted"
@@ -150,14 +162,8 @@ def test_interrupted_start_leaves_nothing(place: Path) -> None:
 def test_failed_start_stops_the_other_server_and_names_the_log(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "bin"
-    broken.mkdir()
-    broken.parent.chmod(0o755)
-    for program in ("initdb", "postgres"):
-        (broken / program).write_text(
-            "#!/bin/sh\n[ $1 = --version ] && echo 'postgres 18.4' && exit\necho it is broken >&2\nexit 3\n"
-        )
-        (broken / program).chmod(0o755)
+    program(tmp_path, "bin/initdb", "exit", otherwise="echo it is broken >&2; exit 3")
+    broken = program(tmp_path, "bin/postgres", "echo postgres 18.4", otherwise="exit 3").parent
     monkeypatch.setenv("TALLYSTICK_POSTGRES_BIN", str(broken))
     with pytest.raises(
         LocalStackError, match=f"initdb failed with exit code 3: it is broken .*{place / 'postgres.log'}"

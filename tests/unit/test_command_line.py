@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import pytest
 
@@ -83,9 +82,8 @@ def test_exit_code_is_what_the_command_returns(
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["--help"]) == 0
-    for command, place in main.COMMANDS.items():
-        if find_spec(place.partition(":")[0]):
-            assert main.run([command, "--help"]) == 0, command
+    for command in main.COMMANDS:
+        assert main.run([command, "--help"]) == 0, command
     assert capsys.readouterr().err == ""
 
 
