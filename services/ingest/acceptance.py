@@ -6,7 +6,7 @@ to find that an unknown attribute of `data`, which is allowed, was the only trou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -47,6 +47,11 @@ class Rejected:
     reason: Reason
     detail: str
 
+    def __post_init__(self) -> None:
+        """Keep out of `detail` what neither Postgres nor a header can hold: it may quote the record."""
+        storable = self.detail.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "detail", storable)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -55,6 +60,7 @@ class Limits:
     record_bytes: int = 256 * 1024
     metadata_bytes: int = 4 * 1024
     metadata_keys: int = 32
+    metadata_depth: int = 16
     ahead: timedelta = timedelta(minutes=5)
     late: timedelta = timedelta(days=35)
 
@@ -67,6 +73,7 @@ _decode = msgspec.json.Decoder(UsageEvent).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 _DATA_FIELDS = frozenset(UsageData.__struct_fields__)
+_ENVELOPE_HEADERS = {f"ce_{name}": name for name in UsageEvent.__struct_fields__ if name != "data"}
 _NUL = b"\\u0000"
 
 
@@ -86,17 +93,21 @@ def accept(
             Reason.TOO_LARGE,
             f"the record has {len(value)} bytes, {limits.record_bytes} are allowed; send less metadata",
         )
+    binary = bool(headers) and _is_binary_mode(headers)
     try:
-        event = _decode_binary_mode(value, headers) if headers and _is_binary_mode(headers) else _decode(value)
+        event = _decode_binary_mode(value, headers) if binary else _decode(value)
     except Exception:
-        found = _decode_slowly(value, headers)
+        found = _decode_slowly(value, headers, binary=binary)
         if isinstance(found, Rejected):
             return found
         event = found
-    return _judge(event, value, limits, earliest, latest) or event
+    nul_possible = _NUL in value or (binary and any(b"\x00" in (content or b"") for _, content in headers))
+    return _judge(event, limits, earliest, latest, nul_possible=nul_possible) or event
 
 
-def _judge(event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, latest: datetime) -> Rejected | None:
+def _judge(
+    event: UsageEvent, limits: Limits, earliest: datetime, latest: datetime, *, nul_possible: bool
+) -> Rejected | None:
     """Return what is wrong with a well-formed event, if anything: the rules that lie between fields."""
     data = event.data
     if data.model is None and data.tool_name is None:
@@ -125,7 +136,7 @@ def _judge(event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, 
         )
     if data.metadata is not None and (problem := _metadata_problem(data.metadata, limits)):
         return problem
-    if _NUL in value and _has_nul(msgspec.to_builtins(event)):
+    if nul_possible and _has_nul(msgspec.to_builtins(event)):
         return Rejected(
             Reason.NUL_CHARACTER, "a text contains the NUL character (\\u0000), which Postgres cannot store; remove it"
         )
@@ -133,6 +144,11 @@ def _judge(event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, 
 
 
 def _metadata_problem(metadata: dict[str, Any], limits: Limits) -> Rejected | None:
+    if _deeper(metadata, limits.metadata_depth):  # first: what follows recurses
+        return Rejected(
+            Reason.METADATA_TOO_LARGE,
+            f"metadata is nested more than {limits.metadata_depth} levels deep; send flat attributes",
+        )
     if len(metadata) > limits.metadata_keys:
         return Rejected(
             Reason.METADATA_TOO_LARGE, f"metadata has {len(metadata)} keys, {limits.metadata_keys} are allowed"
@@ -154,41 +170,62 @@ def _unknown_contract(specversion: object, event_type: object) -> Rejected:
     )
 
 
+def _deeper(part: dict[str, Any] | list[Any], levels: int) -> bool:
+    """Tell whether objects and arrays are nested more than `levels` deep; looks no deeper than that."""
+    if levels == 0:
+        return True
+    children = part.values() if isinstance(part, dict) else part
+    return any(isinstance(child, (dict, list)) and _deeper(child, levels - 1) for child in children)
+
+
 # --- binary mode: attributes in ce_* headers, data in the body -------------------------------------------------------
 
 
 def _is_binary_mode(headers: Headers) -> bool:
-    return any(name in {"ce_specversion", "ce_id"} for name, _ in headers)
+    """Tell whether the attributes are in the headers. As CloudEvents has it, a structured content-type overrules them."""
+    found = False
+    for name, content in headers:
+        if name in {"ce_specversion", "ce_id"}:
+            found = True
+        elif name == "content-type" and content and content.startswith(b"application/cloudevents"):
+            return False
+    return found
 
 
 def _decode_binary_mode(value: bytes, headers: Headers) -> UsageEvent:
-    envelope = {name[3:]: _header_text(content) for name, content in headers if name.startswith("ce_")}
-    return msgspec.convert({**envelope, "data": _decode_any(value)}, UsageEvent)
+    return msgspec.convert({**_envelope(headers), "data": _decode_any(value)}, UsageEvent)
 
 
-def _header_text(content: bytes | None) -> str:
-    return (content or b"").decode("utf-8")
+def _envelope(headers: Headers) -> dict[str, str]:
+    """Return the attributes that we read; those of others may hold what they like."""
+    return {
+        _ENVELOPE_HEADERS[name]: (content or b"").decode("utf-8")
+        for name, content in headers
+        if name in _ENVELOPE_HEADERS
+    }
 
 
 # --- the slow look ---------------------------------------------------------------------------------------------------
 
 
-def _decode_slowly(value: bytes, headers: Headers) -> UsageEvent | Rejected:
+def _decode_slowly(value: bytes, headers: Headers, *, binary: bool) -> UsageEvent | Rejected:
     """Say why a record did not decode, or decode it with the unknown attributes of `data` moved under `metadata`."""
+    if not value:
+        return Rejected(Reason.NOT_JSON, "the value is empty; send the event as JSON")
+    what = "value"
     try:
         value.decode("utf-8")
-        binary = bool(headers) and _is_binary_mode(headers)
-        envelope = (
-            {name[3:]: _header_text(content) for name, content in headers if name.startswith("ce_")} if binary else {}
-        )
+        what = "ce_ headers"
+        envelope = _envelope(headers) if binary else {}
     except UnicodeDecodeError as error:
-        return Rejected(Reason.NOT_UTF8, f"the text is not UTF-8 (byte {error.start}: {error.reason})")
+        return Rejected(Reason.NOT_UTF8, f"the text of the {what} is not UTF-8 (byte {error.start}: {error.reason})")
     try:
         document = _decode_any(value)
     except RecursionError:
         return Rejected(Reason.NOT_JSON, "the JSON is nested too deeply")
     except (msgspec.DecodeError, ValueError) as error:
-        return Rejected(Reason.NOT_JSON, f"the value is not JSON: {error}")
+        hint = "; a \\ud… escape must be half of a surrogate pair" if b"\\ud" in value.lower() else ""
+        return Rejected(Reason.NOT_JSON, f"the value is not JSON: {error}{hint}")
     if binary:
         document = {**envelope, "data": document}
     if not isinstance(document, dict):
@@ -205,8 +242,10 @@ def _convert(document: dict[str, Any]) -> UsageEvent | Rejected:
     if document["specversion"] != SPEC_VERSION or document["type"] != USAGE_TYPE:
         return _unknown_contract(document["specversion"], document["type"])
     data = document.get("data")
-    if isinstance(data, dict) and (unknown := data.keys() - _DATA_FIELDS):
-        document = {**document, "data": _with_unknown_under_metadata(data, unknown)}
+    if data is None and "data_base64" in document:
+        return Rejected(Reason.MISSING_FIELD, "send the usage as a JSON object in 'data', not in 'data_base64'")
+    if isinstance(data, dict):
+        document = {**document, "data": _with_unknown_under_metadata(_with_whole_numbers(data))}
     try:
         return msgspec.convert(document, UsageEvent)
     except RecursionError:
@@ -217,12 +256,23 @@ def _convert(document: dict[str, Any]) -> UsageEvent | Rejected:
         return Rejected(reason, message[:MAX_STRING])
 
 
-def _with_unknown_under_metadata(data: dict[str, Any], unknown: Iterable[str]) -> dict[str, Any]:
+def _with_whole_numbers(data: dict[str, Any]) -> dict[str, Any]:
+    """Make 812.0 the integer 812: JSON knows one kind of number, and the published schema takes both for an integer."""
+    return {
+        name: int(content) if isinstance(content, float) and content.is_integer() and name in _DATA_FIELDS else content
+        for name, content in data.items()
+    }
+
+
+def _with_unknown_under_metadata(data: dict[str, Any]) -> dict[str, Any]:
     metadata = data.get("metadata")
-    if metadata is not None and not isinstance(metadata, dict):
-        return data  # a wrong type: let the conversion say so
+    if metadata is None:
+        metadata = {}
+    unknown = data.keys() - _DATA_FIELDS
     known = {name: content for name, content in data.items() if name in _DATA_FIELDS}
-    return {**known, "metadata": {**{name: data[name] for name in sorted(unknown)}, **(metadata or {})}}
+    if not unknown or not isinstance(metadata, dict):
+        return known  # metadata of a wrong type: let the conversion say so
+    return {**known, "metadata": {**{name: data[name] for name in sorted(unknown)}, **metadata}}
 
 
 def _has_nul(part: object) -> bool:
@@ -236,12 +286,23 @@ def _has_nul(part: object) -> bool:
 
 
 def _json_kind(document: object) -> str:
-    kinds = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    kinds = {
+        dict: "object",
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        type(None): "null",
+    }
     return kinds.get(type(document), "value")
 
 
 def _short(thing: object) -> str:
-    text = repr(thing)
+    try:
+        text = repr(thing)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"({_json_kind(thing)})"
     return text if len(text) <= 80 else text[:77] + "…"
 
 

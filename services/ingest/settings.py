@@ -22,11 +22,14 @@ class Settings(PipelineSettings):
     ingest_record_bytes: int = Field(256 * 1024, ge=1024, description="Largest record that is accepted, in bytes.")
     ingest_metadata_bytes: int = Field(4 * 1024, ge=0, description="Largest metadata of one event, in bytes of JSON.")
     ingest_metadata_keys: int = Field(32, ge=0, description="Most keys in the metadata of one event.")
+    ingest_metadata_depth: int = Field(
+        16, ge=1, le=100, description="Most levels of objects and arrays in the metadata of one event."
+    )
     ingest_ahead_seconds: int = Field(
-        300, ge=0, description="How far an event time may lie ahead of now: gateway clocks drift."
+        300, ge=0, le=366 * 86_400, description="How far an event time may lie ahead of now: gateway clocks drift."
     )
     ingest_late_days: int = Field(
-        35, ge=1, description="How old an event may be when it arrives; older ones are quarantined."
+        35, ge=1, le=36_500, description="How old an event may be when it arrives; older ones are quarantined."
     )
     ingest_recent_events: int = Field(
         100_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
@@ -38,6 +41,7 @@ class Settings(PipelineSettings):
             record_bytes=self.ingest_record_bytes,
             metadata_bytes=self.ingest_metadata_bytes,
             metadata_keys=self.ingest_metadata_keys,
+            metadata_depth=self.ingest_metadata_depth,
             ahead=timedelta(seconds=self.ingest_ahead_seconds),
             late=timedelta(days=self.ingest_late_days),
         )
