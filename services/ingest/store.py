@@ -109,7 +109,7 @@ class UsageLog:
                 suspects += [c for c in fresh if (c.row.created_at, c.row.id) in known]
                 fresh = [c for c in fresh if (c.row.created_at, c.row.id) not in known]
             except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
-                if "no partition" in str(error):
+                if _has_no_partition(error):  # it was detached: make it again when the batch comes again
                     self._months.clear()
                     raise
                 return await self._copy_halves(connection, fresh, suspects, result, error)
@@ -158,7 +158,8 @@ class UsageLog:
             return []
         # The window or the batch pointed at an event that was itself refused: the first of each id is new after all.
         firsts = list({c.key: c for c in reversed(unexplained)}.values())[::-1]
-        again: list[Candidate] = [c for c in unexplained if c not in firsts]
+        taken = {id(c) for c in firsts}
+        again: list[Candidate] = [c for c in unexplained if id(c) not in taken]
         stored_now = await self._copy_new(connection, firsts, again, result)
         result.rows += [c.row for c in stored_now]
         here.update((c.key, c.row.created_at) for c in stored_now)
@@ -177,6 +178,11 @@ class UsageLog:
 async def _copy(connection: Connection, candidates: Sequence[Candidate]) -> None:
     async with connection.transaction():  # a savepoint: a refusal must not cost the transaction
         await connection.copy_records_to_table("usage_logs", records=[c.row for c in candidates], columns=COLUMNS)
+
+
+def _has_no_partition(error: Exception) -> bool:
+    """Tell a missing partition from a CHECK that a row breaks: the same SQLSTATE, but no constraint is named."""
+    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
 
 
 async def _stored(connection: Connection, keys: Sequence[tuple[datetime, UUID]]) -> list[asyncpg.Record]:
@@ -313,4 +319,8 @@ def _columns(records: Iterable[ConsumerRecord[bytes, bytes]]) -> tuple[list[Any]
 
 
 def _instant(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None or milliseconds < 0 else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    """Return a record's own time; None for what is no time, such as the nanoseconds that some producers send."""
+    try:
+        return None if milliseconds is None or milliseconds < 0 else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
