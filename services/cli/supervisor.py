@@ -22,7 +22,7 @@ EXIT_MISTAKE: Final = 2
 RESTART_FIRST_SECONDS: Final = 0.2
 RESTART_MOST_SECONDS: Final = 10.0
 STEADY_SECONDS: Final = 30.0
-"""A worker that ran for so long before it died is restarted as if it had never failed."""
+"""A worker that ran for so long before it died is restarted as quickly as if it had never died."""
 STOP_SECONDS: Final = 25.0
 """How long a worker may take to finish its batch before it is killed."""
 _POLL_SECONDS: Final = 0.1
@@ -53,13 +53,19 @@ class Supervisor:
     """Runs workers for as long as its `async with` block does. Also ends them if this process is killed (on Linux)."""
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], environ: Mapping[str, str], *, logs: Path | None, tell: Tell
+        self,
+        specs: Sequence[WorkerSpec],
+        environ: Mapping[str, str],
+        *,
+        logs: Path | None,
+        tell: Tell,
+        steady_seconds: float = STEADY_SECONDS,
     ) -> None:
         """Workers write their JSON logs to `logs`/<name>.log, or to our stderr. `tell` hears of deaths and restarts."""
         self.specs = specs
         self.restarts: Counter[str] = Counter()
         self._environ = _with_our_path(environ)
-        self._logs, self._tell = logs, tell
+        self._logs, self._tell, self._steady_seconds = logs, tell, steady_seconds
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ready: set[str] = set()
         self._failed = asyncio.Event()
@@ -84,7 +90,7 @@ class Supervisor:
         waiting = dict.fromkeys(self.specs, "it has not been asked yet")
         while waiting:
             for spec in list(waiting):
-                status, answer = await _get(spec.port, "/readyz")
+                status, answer = await ask(spec.port, "/readyz")
                 if status == 200:
                     self._ready.add(spec.name)
                     del waiting[spec]
@@ -108,6 +114,11 @@ class Supervisor:
         if self._failure:
             raise ConfigurationError(self._failure)
 
+    @property
+    def running(self) -> list[str]:
+        """The names of the workers whose process runs at this moment."""
+        return [name for name, process in self._processes.items() if process.returncode is None]
+
     def kill(self, name: str) -> int:
         """Send SIGKILL to a running worker and return its process id; it will be restarted."""
         process = self._processes[name]
@@ -123,7 +134,7 @@ class Supervisor:
             if code == EXIT_MISTAKE and spec.name not in self._ready:
                 self._give_up(spec)
                 return
-            failures = 1 if monotonic() - begun > STEADY_SECONDS else failures + 1
+            failures = 1 if monotonic() - begun > self._steady_seconds else failures + 1
             delay = min(RESTART_FIRST_SECONDS * 2 ** (failures - 1), RESTART_MOST_SECONDS)
             self._tell(f"{spec.name} {_how_it_ended(code)} (process {process.pid}); restarting it in {delay:.1f} s")
             await asyncio.sleep(delay)
@@ -178,7 +189,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-async def _get(port: int, path: str) -> tuple[int, str]:
+async def ask(port: int, path: str) -> tuple[int, str]:
     """Return status and body of a GET, or 0 and why there is none."""
     try:
         async with asyncio.timeout(5):
