@@ -34,7 +34,7 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
         status_class = 2 if status < 400 else status // 100
         key = (
             row.subscription_id, hour, row.model_id, row.tool_name, row.power_level, row.byok, status_class,
-            row.api_key_id, row.provider, row.feature_type,
+            row.api_key_id, row.provider or "", row.feature_type or "",
         )  # fmt: skip
         delta = deltas.get(key)
         if delta is None:
@@ -60,9 +60,7 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
         if seen is None:
             seen = minutes[row.provider, minute] = []
         seen.append(row)
-    observed = [
-        _observe(provider, minute, seen) for (provider, minute), seen in minutes.items() if provider is not None
-    ]
+    observed = [_observe(provider, minute, seen) for (provider, minute), seen in minutes.items() if provider]
     return list(deltas.values()), observed
 
 

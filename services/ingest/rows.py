@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
@@ -92,5 +94,10 @@ def usage_row(
 def differing_columns(row: UsageRow, stored: dict[str, object]) -> list[str]:
     """Return the columns in which a row differs from a stored one of the same identity; none means a plain duplicate."""
     differing = [name for name in CONTENT if getattr(row, name) != stored[name]]
-    mine, theirs = (None if m is None else msgspec.json.decode(str(m)) for m in (row.metadata, stored["metadata"]))
+    mine, theirs = (None if m is None else _exactly(str(m)) for m in (row.metadata, stored["metadata"]))
     return [*differing, "metadata"] if mine != theirs else differing
+
+
+def _exactly(metadata: str) -> object:
+    """Decode JSON with its numbers as they are written: jsonb gives 1e23 back as an integer, which no float equals."""
+    return json.loads(metadata, parse_float=Decimal, parse_int=Decimal)
