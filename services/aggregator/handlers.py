@@ -47,10 +47,13 @@ class ApplyRecorded:
         settled = await self.counters.settle(connection, locked, folded.usage, now)
         await store.add_observations(connection, batch.position.partition, folded.providers)
         await store.touch_api_keys(connection, folded.keys_used)
-        await store.advance_position(connection, self.cluster, batch, applied=len(new))
+        duplicates = len(messages) - len(new)
+        await store.advance_position(
+            connection, self.cluster, batch.position, batch.next_offset, applied=len(new), duplicates=duplicates, gaps=batch.gaps
+        )  # fmt: skip
 
         metrics.SLICE_SECONDS.observe(perf_counter() - started)
-        return partial(self.committed, new, len(messages) - len(new), folded, settled, len(locked))
+        return partial(self.committed, new, duplicates, folded, settled, len(locked))
 
     async def committed(
         self, new: Sequence[UsageRecorded], duplicates: int, folded: Folded, settled: Settled, known: int

@@ -10,10 +10,10 @@ from uuid import UUID
 from services.aggregator.aggregation import SummaryRow, full
 from services.aggregator.health import Observation, ProviderHealth
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
-from shared.consumer import Slice
 from shared.contracts import ProviderDelta, UsageRecorded
 from shared.errors import BrokenInvariant
 from shared.ids import uuid7
+from shared.positions import Position
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -104,16 +104,16 @@ async def touch_api_keys(connection: Connection, used_at: Mapping[UUID, datetime
         await connection.execute(_SQL["touch_api_keys"], list(used_at), list(used_at.values()))
 
 
-async def advance_position(connection: Connection, cluster: str, batch: Slice, *, applied: int) -> None:
-    """Move the position past a slice of which `applied` messages were new. Raises `BrokenInvariant` if it is not where the slice began."""
-    at = batch.position
+async def advance_position(
+    connection: Connection, cluster: str, at: Position, next_offset: int, *, applied: int, duplicates: int, gaps: int
+) -> None:
+    """Move the position on to `next_offset`. Raises `BrokenInvariant` if it is not where the slice began."""
     moved = await connection.execute(
-        _SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, batch.first_offset, batch.next_offset,
-        applied, len(batch.records) - applied, batch.gaps,
+        _SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, at.next_offset, next_offset, applied, duplicates, gaps
     )  # fmt: skip
     if moved != "UPDATE 1":
         raise BrokenInvariant(
-            f"the position of {at.topic}[{at.partition}] was not at {batch.first_offset} although its row was locked"
+            f"the position of {at.topic}[{at.partition}] was not at {at.next_offset} although its row was locked"
         )
 
 

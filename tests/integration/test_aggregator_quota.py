@@ -214,9 +214,12 @@ async def test_alerts_are_published_as_events_with_stable_ids(aggregator: Aggreg
 # --- the rule and its model ------------------------------------------------------------------------------------------
 
 REASONS = st.sampled_from(["credits_exhausted", "payment_overdue", "admin"])
+AMOUNTS = st.integers(0, 3)  # small, so that used and quota often meet
+QUOTAS = st.one_of(st.none(), st.integers(0, 6))
 STEPS = st.one_of(
-    st.tuples(st.just("use"), st.integers(0, 12), st.integers(0, 12)),
-    st.tuples(st.just("quota"), st.one_of(st.none(), st.integers(0, 30)), st.one_of(st.none(), st.integers(0, 30))),
+    st.tuples(st.just("use"), AMOUNTS, AMOUNTS),
+    st.tuples(st.just("use"), AMOUNTS, AMOUNTS),
+    st.tuples(st.just("quota"), QUOTAS, QUOTAS),
     st.tuples(st.just("reset")),
     st.tuples(st.just("suspend"), REASONS),
     st.tuples(st.just("clear"), REASONS),
@@ -252,13 +255,18 @@ def changed(before: Standing, step: tuple[object, ...]) -> Standing:
     return judge(after)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(start=st.sampled_from(["pending", "trialing", "active"]), steps=st.lists(STEPS, max_size=12))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    start=st.sampled_from(["active", "trialing", "pending"]),
+    quota=st.tuples(QUOTAS, QUOTAS),
+    steps=st.lists(STEPS, min_size=1, max_size=20),
+)
 async def test_the_trigger_and_its_model_agree_on_any_history(
-    database_pool: Pool, start: str, steps: list[tuple[object, ...]]
+    database_pool: Pool, start: str, quota: tuple[int | None, int | None], steps: list[tuple[object, ...]]
 ) -> None:
-    owner = await make_subscription(database_pool, status=start)
-    model = Standing(start)
+    requests, tokens = quota
+    owner = await make_subscription(database_pool, status=start, quota_requests=requests, quota_tokens=tokens)
+    model = judge(Standing(start, quota_requests=requests, quota_tokens=tokens))
     for step in steps:
         try:
             await database_pool.execute(CHANGES[str(step[0])], owner, *step[1:])
