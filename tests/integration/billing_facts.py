@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from aiokafka import ConsumerRecord
+
+from services.billing.credits.credits import Pending
+from services.billing.credits.settlement import Settling
+from services.billing.handlers import RateRecorded
+from services.billing.invoices.closing import Closing, close_period
+from services.billing.rating.prices import Prices
+from services.billing.reconciliation import reconcile
 from services.ingest.deltas import aggregate
 from services.ingest.rows import UsageRow
-from shared.contracts import LATENCY_BUCKET_COUNT, Origin, UsageRecorded
+from shared.clock import FixedClock
+from shared.consumer import Slice
+from shared.contracts import LATENCY_BUCKET_COUNT, USAGE_RECORDED, Origin, UsageRecorded, encode
 from shared.ids import uuid7
+from shared.outbox import Outbox
 from shared.period import Period
-from shared.postgres import Connection
+from shared.positions import Positions
+from shared.postgres import Connection, Pool, transaction
 
 OCTOBER = Period.parse_month("2026-10")
 NOVEMBER = Period.parse_month("2026-11")
@@ -31,10 +44,13 @@ class Customer:
 
 
 async def make_customer(
-    connection: Connection, *, billing_mode: str = "postpaid", currency: str = "USD", plan_id: str = "enterprise"
+    connection: Connection, *, billing_mode: str = "postpaid", currency: str = "USD", plan_id: str = "metered"
 ) -> Customer:
     """Store a user with an active subscription to a plan, without quotas and without a fee of its own."""
     user_id, subscription_id = uuid7(), uuid7()
+    await connection.execute(
+        "INSERT INTO plans (id, name, amount, currency, interval) VALUES ('metered', 'Metered', 0, 'USD', 'month') ON CONFLICT DO NOTHING"
+    )
     await connection.execute("INSERT INTO users (id, email) VALUES ($1, $2)", user_id, f"{user_id.hex}@example.com")
     await add_subscription(
         connection, user_id, subscription_id, billing_mode=billing_mode, currency=currency, plan_id=plan_id
@@ -49,7 +65,7 @@ async def add_subscription(
     *,
     billing_mode: str = "postpaid",
     currency: str = "USD",
-    plan_id: str = "enterprise",
+    plan_id: str = "metered",
 ) -> None:
     """Store one more subscription of a user."""
     await connection.execute(
@@ -84,6 +100,32 @@ def usage(subscription_id: UUID, *, at: datetime = NOON, model: str | None = "gp
         request_id=uuid7().hex,
     )
     return UsageRow(**{**facts, **fields})
+
+
+async def make_price(
+    connection: Connection,
+    *,
+    model: str | None = "gpt-4o",
+    tool: str | None = None,
+    valid_from: datetime = datetime(2026, 1, 1, tzinfo=UTC),
+    valid_to: datetime | None = None,
+    currency: str = "USD",
+    per_1k: tuple[str, str, str] = ("0.0025", "0.00125", "0.01"),
+    per_request: str = "0",
+) -> UUID:
+    """Store a price version; `per_1k` is input, cached input, output."""
+    price_id = uuid7()
+    if model:
+        await connection.execute(
+            "INSERT INTO models (id, name, provider) VALUES ($1, $1, 'openai') ON CONFLICT DO NOTHING", model
+        )
+    await connection.execute(
+        """INSERT INTO model_prices (id, model_id, tool_name, valid_from, valid_to, currency, input_price_per_1k,
+                                     cached_input_price_per_1k, output_price_per_1k, price_per_request)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
+        price_id, model, tool, valid_from, valid_to, currency, *map(Decimal, per_1k), Decimal(per_request),
+    )  # fmt: skip
+    return price_id
 
 
 async def ingest(connection: Connection, rows: Sequence[UsageRow]) -> UsageRecorded:
@@ -130,3 +172,63 @@ async def summarise(connection: Connection) -> None:
            FROM (SELECT subscription_id, count(*) AS requests, sum(total_tokens) AS tokens FROM usage_logs GROUP BY 1) u
            WHERE s.id = u.subscription_id"""
     )
+
+
+@dataclass(slots=True)
+class Desk:
+    """Billing at work on one database, without Kafka: messages are delivered by hand, time stands where it is put."""
+
+    pool: Pool
+    clock: FixedClock = field(default_factory=lambda: FixedClock(datetime(2026, 11, 3, tzinfo=UTC)))
+    settling: Settling = field(init=False)
+    prices: Prices = field(init=False)
+    rate: RateRecorded = field(init=False)
+    next_offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.settling = Settling(
+            self.pool, self.clock, Outbox("billing_outbox"), Pending(Decimal(10), urgent_share=Decimal("0.8"))
+        )
+        self.prices = Prices(Decimal(0), seconds=0)
+        self.rate = RateRecorded(CLUSTER, self.clock, self.prices, self.settling)
+
+    async def use(self, *rows: UsageRow) -> UsageRecorded:
+        """Ingest usage as one batch, and deliver what ingest announces."""
+        async with self.pool.acquire() as connection:
+            message = await ingest(connection, rows)
+        await self.deliver(message)
+        return message
+
+    async def deliver(self, *messages: UsageRecorded) -> None:
+        """Hand messages to billing as one slice, as the consumer does."""
+        positions = Positions("billing_positions", cluster=CLUSTER)
+        async with transaction(self.pool) as connection:
+            await positions.create(connection, USAGE_RECORDED, 0, 0)
+            position = await positions.lock(connection, USAGE_RECORDED, 0)
+            assert position is not None
+            records = [record(position.next_offset + i, message) for i, message in enumerate(messages)]
+            after_commit = await self.rate(connection, Slice(position, records))
+        await after_commit()
+
+    async def close(self, period: Period = OCTOBER, **options: Any) -> Closing:
+        """Close a period without grace, at the desk's time."""
+        return await close_period(self.pool, period, clock=self.clock, grace=timedelta(0), **options)
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
+        """Ask the database."""
+        return await self.pool.fetch(sql, *arguments)  # type: ignore[no-any-return]
+
+    async def value(self, sql: str, *arguments: Any) -> Any:
+        """Ask the database for one value."""
+        return await self.pool.fetchval(sql, *arguments)
+
+    async def differing(self) -> list[str]:
+        """Reconcile; return the names of the checks that do not hold."""
+        async with self.pool.acquire() as connection:
+            return [check.name for check in await reconcile(connection) if not check.holds]
+
+
+def record(offset: int, message: UsageRecorded) -> ConsumerRecord[bytes, bytes]:
+    """Return a message as it is fetched from usage.recorded."""
+    value = encode(message)
+    return ConsumerRecord(USAGE_RECORDED, 0, offset, 0, 0, None, value, None, -1, len(value), ())

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
+from services.billing.events import amount_text
 from services.billing.rating.rating import RatedRow
 from shared.money import exact
 
@@ -59,8 +60,11 @@ class Notice:
         """The sentence that the user reads."""
         account = self.settlement.account
         if self.kind == "low_balance":
-            return f"{account.balance:f} credits are left, less than the {account.low_balance_threshold:f} you wanted to be told at."
-        return f"Your credits are used up, {account.owed:f} are owed. Prepaid subscriptions are suspended until you add credits."
+            threshold = amount_text(account.low_balance_threshold or Decimal(0))
+            return (
+                f"{amount_text(account.balance)} credits are left, less than the {threshold} you wanted to be told at."
+            )
+        return f"Your credits are used up, {amount_text(account.owed)} are owed. Prepaid subscriptions are suspended until you add credits."
 
 
 def to_credits(amount: Decimal, credits_per_unit: Decimal) -> Decimal:

@@ -14,7 +14,7 @@ import structlog
 from services.billing import metrics
 from services.billing.credits import store
 from services.billing.credits.credits import Notice, Pending, Settlement, notices
-from services.billing.events import CREDITS_EXHAUSTED, CREDITS_LOW, EventType, billing_event
+from services.billing.events import CREDITS_EXHAUSTED, CREDITS_LOW, EventType, amount_text, billing_event
 from shared.clock import Clock
 from shared.outbox import Message, Outbox
 from shared.postgres import Connection, Pool, transaction
@@ -84,17 +84,12 @@ class Settling:
     def _announce(self, notice: Notice) -> Message:
         settlement = notice.settlement
         data = {
-            "balance": text(settlement.account.balance),
-            "owed": text(settlement.account.owed),
+            "balance": amount_text(settlement.account.balance),
+            "owed": amount_text(settlement.account.owed),
             "settlement": str(settlement.claim.id),
             "transaction": str(settlement.transaction_id),
         }
         if notice.kind == "low_balance":
-            data["threshold"] = text(settlement.account.low_balance_threshold or Decimal(0))
+            data["threshold"] = amount_text(settlement.account.low_balance_threshold or Decimal(0))
         kind: EventType = CREDITS_LOW if notice.kind == "low_balance" else CREDITS_EXHAUSTED
         return billing_event(kind, settlement.claim.user_id, self.clock.now(), data)
-
-
-def text(amount: Decimal) -> str:
-    """Spell an amount exactly, without an exponent."""
-    return f"{amount:f}"

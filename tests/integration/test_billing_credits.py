@@ -1,0 +1,207 @@
+"""Prepaid usage: one ledger entry per user and window, whatever runs beside it; what the balance lacks is owed and suspends."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from services.billing.credits.credits import Pending
+from shared.postgres import Pool
+from tests.integration.billing_facts import Customer, Desk, add_subscription, ingest, make_customer, make_price, usage
+
+ONE_DOLLAR = 1000
+"""Tokens that cost a dollar, ten credits, by the price of these tests."""
+
+
+@pytest.fixture
+async def desk(database_pool: Pool) -> Desk:
+    await make_price(database_pool, per_1k=("1", "1", "1"))
+    return Desk(database_pool)
+
+
+async def prepaid(desk: Desk, *, credit: int = 0, low: int | None = None) -> Customer:
+    customer = await make_customer(desk.pool, billing_mode="prepaid")
+    if credit:
+        await top_up(desk, customer.user_id, credit)
+    if low is not None:
+        await desk.pool.execute(
+            "UPDATE user_credits SET low_balance_threshold = $2 WHERE user_id = $1", customer.user_id, low
+        )
+    return customer
+
+
+async def top_up(desk: Desk, user_id: UUID, credit: int) -> None:
+    await desk.pool.execute("SELECT add_user_credits($1, $2)", user_id, Decimal(credit))
+
+
+async def account(desk: Desk) -> tuple[Any, Any]:
+    row = (await desk.fetch("SELECT balance, owed FROM user_credits"))[0]
+    return row["balance"], row["owed"]
+
+
+async def events(desk: Desk) -> list[dict[str, Any]]:
+    rows = await desk.fetch("SELECT value FROM billing_outbox WHERE topic = 'billing.events' ORDER BY id")
+    return [msgspec.json.decode(row["value"]) for row in rows]
+
+
+async def test_a_window_of_usage_is_one_ledger_entry_tied_to_its_usage(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=100)
+    for _ in range(3):
+        await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR))
+    assert await desk.settling.settle_all() == 1
+    assert await account(desk) == (70, 0)
+    assert await desk.value("SELECT count(*) FROM credit_transactions WHERE transaction_type = 'usage'") == 1
+    settlement = (await desk.fetch("SELECT * FROM credit_settlements"))[0]
+    assert (settlement["rated_amount"], settlement["amount"], settlement["debited"]) == (3, 30, 30)
+    assert await desk.value("SELECT count(*) FROM rated_usage WHERE settlement_id = $1", settlement["id"]) == 3
+    assert await desk.settling.settle_all() == 0
+    assert await desk.differing() == []
+
+
+async def test_all_subscriptions_of_a_user_are_settled_together(desk: Desk) -> None:
+    customer, second = await prepaid(desk, credit=100), UUID(int=5)
+    await add_subscription(desk.pool, customer.user_id, second, billing_mode="prepaid")
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR), usage(second, request_tokens=ONE_DOLLAR))
+    assert await desk.settling.settle_all() == 1
+    assert await account(desk) == (80, 0)
+
+
+async def test_currencies_never_mix_in_one_settlement(desk: Desk) -> None:
+    customer, second = await prepaid(desk, credit=100), UUID(int=5)
+    await make_price(desk.pool, currency="EUR", per_1k=("2", "2", "2"))
+    await add_subscription(desk.pool, customer.user_id, second, billing_mode="prepaid", currency="EUR")
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR), usage(second, request_tokens=ONE_DOLLAR))
+    assert await desk.settling.settle_all() == 2
+    assert await account(desk) == (70, 0)
+    assert await desk.differing() == []
+
+
+async def test_two_workers_at_once_settle_usage_once(desk: Desk) -> None:
+    customers = [await prepaid(desk, credit=100) for _ in range(5)]
+    rivals = [Desk(desk.pool) for _ in range(4)]
+    for _ in range(4):
+        await desk.use(*(usage(c.subscription_id, request_tokens=100) for c in customers))
+        await asyncio.gather(*(rival.settling.settle_all() for rival in rivals))
+    balances = await desk.fetch("SELECT balance FROM user_credits")
+    assert [row["balance"] for row in balances] == [96] * 5
+    assert await desk.differing() == []
+
+
+async def test_settling_while_usage_is_rated_loses_nothing(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=1000)
+    async with desk.pool.acquire() as connection:
+        messages = [await ingest(connection, [usage(customer.subscription_id, request_tokens=100)]) for _ in range(12)]
+
+    async def rate() -> None:
+        for message in messages:
+            await desk.deliver(message)
+
+    async def settle() -> None:
+        for _ in range(12):
+            await desk.settling.settle_all()
+
+    await asyncio.gather(rate(), settle(), settle())
+    await desk.settling.settle_all()
+    assert await account(desk) == (1000 - 12, 0)
+    assert await desk.differing() == []
+
+
+async def test_what_the_balance_does_not_cover_is_owed_and_suspends_then_a_top_up_pays_it_and_reactivates(
+    desk: Desk,
+) -> None:
+    customer = await prepaid(desk, credit=15)
+    await desk.use(usage(customer.subscription_id, request_tokens=2 * ONE_DOLLAR))
+    await desk.settling.settle_all()
+    assert await account(desk) == (0, 5)
+    state = "SELECT status::text, suspended_reasons FROM subscriptions"
+    assert await desk.fetch(state) == [("suspended", ["credits_exhausted"])]
+    assert await desk.value("SELECT actor FROM audit_logs WHERE action = 'subscription.suspended'") == "billing"
+    assert await desk.differing() == []
+
+    await top_up(desk, customer.user_id, 20)
+    assert await account(desk) == (15, 0)
+    assert await desk.fetch(state) == [("active", [])]
+    assert await desk.differing() == []
+
+
+async def test_exhaustion_is_told_once(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=10)
+    for _ in range(3):
+        await desk.use(usage(customer.subscription_id, request_tokens=2 * ONE_DOLLAR))
+        await desk.settling.settle_all()
+    assert await account(desk) == (0, 50)
+    told = await events(desk)
+    assert [(e["type"], e["subject"]) for e in told] == [("tallystick.credits.exhausted.v1", str(customer.user_id))]
+    assert told[0]["data"]["owed"] == "10"
+    assert await desk.fetch("SELECT type, user_id FROM billing_alerts") == [("credits_exhausted", customer.user_id)]
+
+
+async def test_a_low_balance_is_told_when_the_threshold_is_crossed(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=100, low=75)
+    for _ in range(3):
+        await desk.use(usage(customer.subscription_id, request_tokens=2 * ONE_DOLLAR))
+        await desk.settling.settle_all()
+    assert [(e["type"], e["data"]["balance"], e["data"]["threshold"]) for e in await events(desk)] == [
+        ("tallystick.credits.low.v1", "60", "75")
+    ]
+
+
+async def test_a_user_who_never_had_credits_owes_and_is_suspended(desk: Desk) -> None:
+    customer = await prepaid(desk)
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR))
+    await desk.settling.settle_all()
+    assert await account(desk) == (0, 10)
+    assert await desk.value("SELECT status::text FROM subscriptions") == "suspended"
+
+
+async def test_usage_that_costs_nothing_is_settled_without_a_ledger_entry(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=10)
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR, byok=True))
+    assert await desk.settling.settle_all() == 1
+    assert await desk.value("SELECT transaction_id FROM credit_settlements") is None
+    assert await account(desk) == (10, 0)
+    assert await desk.differing() == []
+
+
+async def test_usage_near_the_end_of_the_credits_is_settled_at_once(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=100)
+    await desk.use(usage(customer.subscription_id, request_tokens=7 * ONE_DOLLAR))
+    assert await account(desk) == (100, 0)
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR))
+    assert await account(desk) == (20, 0)
+
+
+async def test_one_account_that_cannot_be_settled_does_not_hold_up_the_others(desk: Desk) -> None:
+    sound, broken = await prepaid(desk, credit=100), await prepaid(desk, credit=100)
+    await desk.use(
+        usage(sound.subscription_id, request_tokens=ONE_DOLLAR),
+        usage(broken.subscription_id, request_tokens=ONE_DOLLAR),
+    )
+    await desk.pool.execute(
+        f"ALTER TABLE credit_settlements ADD CONSTRAINT broken CHECK (user_id <> '{broken.user_id}')"
+    )
+    assert await desk.settling.settle_all() == 1
+    assert await desk.value("SELECT balance FROM user_credits WHERE user_id = $1", sound.user_id) == 90
+    assert await desk.value("SELECT balance FROM user_credits WHERE user_id = $1", broken.user_id) == 100
+    await desk.pool.execute("ALTER TABLE credit_settlements DROP CONSTRAINT broken")
+    assert await desk.settling.settle_all() == 1
+    assert await desk.differing() == []
+
+
+async def test_postpaid_usage_is_not_settled(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR))
+    assert await desk.settling.settle_all() == 0
+
+
+async def test_credits_are_worth_what_the_setting_says(desk: Desk) -> None:
+    desk.settling.pending = Pending(Decimal("2.5"), urgent_share=Decimal(1))
+    customer = await prepaid(desk, credit=100)
+    await desk.use(usage(customer.subscription_id, request_tokens=3))
+    await desk.settling.settle_all()
+    assert await account(desk) == (Decimal("99.9925"), 0)
