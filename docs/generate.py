@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from typer.main import get_command
 
+from services.billing.reconciliation.statements import STATEMENTS
 from services.cli.main import app
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, variable_name
 from shared.worker import PipelineSettings
@@ -116,6 +117,29 @@ def _metric_row(metric: MetricWrapperBase) -> str:
     return f"| `{name}` | {kinds[type(metric)]} | {labels} | {_cell(family.documentation)} |"
 
 
+def reconciliation_page() -> str:
+    """Return what `tallystick reconcile` proves, from its statements."""
+    lines = [
+        NOTE,
+        "# What `tallystick reconcile` proves",
+        "",
+        "Each statement compares two sides that were written independently of each other, key by key, in one snapshot of the database. "
+        "Exit code 0: all hold; 1: one does not, and its first differing keys are printed. `--json` prints the same as one object. "
+        "Billing proves it by itself every `TALLYSTICK_BILLING_RECONCILE_MINUTES` and reports the verdict as a metric.",
+        "",
+        "Running workers do not disturb these statements, but for those marked *at rest*: that one service has heard of all that "
+        "another announced is true when the workers have caught up.",
+        "",
+        "| check | statement | one side | the other | |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {s.name} | {_cell(s.statement)} | {_cell(s.left_label)} | {_cell(s.right_label)} | {'at rest' if s.eventual else ''} |"
+            for s in STATEMENTS
+        ),
+    ]
+    return "\n".join([*lines, ""])
+
+
 def cli_page() -> str:
     """Return the reference of the command line, from its own help."""
     root: Any = get_command(app)
@@ -162,6 +186,7 @@ def _cell(text: str) -> str:
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
+    "reconciliation.md": reconciliation_page,
     "cli.md": cli_page,
 }
 
