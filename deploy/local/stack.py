@@ -25,6 +25,8 @@ class Stack:
 
     servers: tuple[Server, ...]
     directory: Path
+    ended: tuple[Server, ...] = ()
+    """Servers of this stack that are there no more, though nobody asked them to end."""
 
     @property
     def database_url(self) -> str:
@@ -64,12 +66,13 @@ def up(
 
 
 def status(directory: Path | None = None) -> Stack | None:
-    """The stack of this checkout that runs now (without servers that have died), or None."""
+    """The stack of this checkout that runs now, or None. Looks only at processes; asks no server."""
     place = StackDirectory(directory or local_directory(os.environ))
     if place.supervisor() is None:
         return None
     servers = [Server.from_json(value) for value in place.read(place.state).get("servers", [])]
-    return Stack(tuple(server for server in servers if server.pid and is_alive(server.pid)), place.path)
+    alive = [server for server in servers if server.pid and is_alive(server.pid)]
+    return Stack(tuple(alive), place.path, ended=tuple(server for server in servers if server not in alive))
 
 
 def down(*, directory: Path | None = None, purge: bool = False, say: Say = nothing) -> bool:

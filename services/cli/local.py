@@ -51,10 +51,13 @@ def status() -> None:
     if running is None:
         print("the local stack is not running; start it with `tallystick local up`")
         raise typer.Exit(NOT_RUNNING)
+    if not running.servers and not running.ended:
+        print("the local stack is being started")
     for server in running.servers:
-        print(
-            f"{server.name.capitalize()}: {server.description}\n  at {server.address}\n  process {server.pid}, log {server.log}"
-        )
+        print(f"{server.name.capitalize()}: {server.description}")
+        print(f"  at {server.address}\n  process {server.pid}, log {server.log}")
+    for server in running.ended:
+        print(f"{server.name.capitalize()}: has ended, see {server.log}; `tallystick local up` starts it again")
 
 
 @app.command()

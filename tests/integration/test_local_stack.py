@@ -245,6 +245,7 @@ def test_maimed_stack_is_started_again(place: Path) -> None:
     pid = before.servers[0].pid or 0
     os.kill(pid, signal.SIGQUIT)
     wait_for_end(pid)
+    assert stack.status() == stack.Stack((), place, ended=before.servers)
     with pytest.raises(ConfigurationError, match="runs without Postgres"):
         connect.database_url()
     after = stack.up(servers=("postgres",), durable=False)
