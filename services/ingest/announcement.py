@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
-
-from aiokafka import ConsumerRecord
 
 from services.ingest.acceptance import Rejected
 from services.ingest.deltas import aggregate
 from services.ingest.rows import UsageRow
-from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, ProviderDelta, UsageDelta, UsageRecorded, encode
+from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageRecorded, encode
 from shared.outbox import Message
+
+if TYPE_CHECKING:
+    from aiokafka import ConsumerRecord
+
+T = TypeVar("T")
 
 MESSAGE_BYTES = 700_000
 """Aim for one message; brokers refuse more than a megabyte by default."""
-DELTA_BYTES = 450
+ENTRY_BYTES = 450
 """A generous guess at one encoded delta; a message that turns out too large is split further."""
 
 
@@ -25,37 +29,31 @@ def announce_recorded(batch_id: UUID, origin: Origin, rows: Sequence[UsageRow], 
     if not rows:
         return []
     deltas, providers = aggregate(rows)
-    size = max(1, MESSAGE_BYTES // DELTA_BYTES)
-    chunks: list[list[UsageDelta]] = [deltas[i : i + size] for i in range(0, len(deltas), size)]
-    encoded = _encode_chunks(batch_id, origin, recorded_at, chunks, providers)
-    while any(len(value) > MESSAGE_BYTES and len(chunk) > 1 for value, chunk in zip(encoded, chunks, strict=True)):
-        chunks = [half for chunk in chunks for half in (chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]) if half]
-        encoded = _encode_chunks(batch_id, origin, recorded_at, chunks, providers)
-    return [Message(topic=USAGE_RECORDED, partition=origin.partition, value=value) for value in encoded]
-
-
-def _encode_chunks(
-    batch_id: UUID,
-    origin: Origin,
-    recorded_at: datetime,
-    chunks: Sequence[list[UsageDelta]],
-    providers: list[ProviderDelta],
-) -> list[bytes]:
-    return [
-        encode(
-            UsageRecorded(
-                batch_id=batch_id,
-                part=part,
-                parts=len(chunks),
-                origin=origin,
-                recorded_at=recorded_at,
-                event_count=sum(delta.requests for delta in chunk),
-                deltas=chunk,
-                providers=providers if part == 0 else [],
+    parts = 1 + (len(deltas) + len(providers)) * ENTRY_BYTES // MESSAGE_BYTES
+    while True:
+        values = [
+            encode(
+                UsageRecorded(
+                    batch_id=batch_id,
+                    part=part,
+                    parts=parts,
+                    origin=origin,
+                    recorded_at=recorded_at,
+                    event_count=sum(delta.requests for delta in _share(deltas, part, parts)),
+                    deltas=_share(deltas, part, parts),
+                    providers=_share(providers, part, parts),
+                )
             )
-        )
-        for part, chunk in enumerate(chunks)
-    ]
+            for part in range(parts)
+        ]
+        if max(map(len, values)) <= MESSAGE_BYTES or parts >= len(deltas) + len(providers):
+            return [Message(topic=USAGE_RECORDED, partition=origin.partition, value=value) for value in values]
+        parts *= 2
+
+
+def _share(whole: list[T], part: int, parts: int) -> list[T]:
+    """Return one of `parts` shares of a list: neighbours stay together, all sizes differ by one at most."""
+    return whole[len(whole) * part // parts : len(whole) * (part + 1) // parts]
 
 
 def announce_refused(origin: Origin, refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]]) -> list[Message]:
