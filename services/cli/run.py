@@ -51,7 +51,9 @@ def place(counts: Mapping[str, int], port: int) -> list[WorkerSpec]:
     from shared.errors import ConfigurationError  # noqa: PLC0415
 
     names = [(service, instance) for service, count in counts.items() for instance in range(count)]
-    specs = [WorkerSpec(f"services.{service}", instance, port + index) for index, (service, instance) in enumerate(names)]
+    specs = [
+        WorkerSpec(f"services.{service}", instance, port + index) for index, (service, instance) in enumerate(names)
+    ]
     if not specs:
         raise ConfigurationError("no worker was asked for: give --ingest, --aggregator or --billing a number above 0")
     if taken := [str(spec.port) for spec in specs if not is_free(spec.port)]:
