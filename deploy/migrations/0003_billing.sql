@@ -36,6 +36,10 @@ CREATE TABLE model_prices (
     note                     text,
     created_by               text        NOT NULL DEFAULT coalesce(nullif(current_setting('tallystick.actor', true), ''), session_user),
     created_at               timestamptz NOT NULL DEFAULT now(),
+    -- In Postgres NaN is above every number, Infinity too: >= 0 alone would let them in.
+    CONSTRAINT prices_are_finite CHECK (greatest(
+        input_price_per_1k, output_price_per_1k, cached_input_price_per_1k, price_per_request, cost_input_price_per_1k,
+        cost_output_price_per_1k, cost_cached_input_price_per_1k, cost_price_per_request) < 'Infinity'),
     CONSTRAINT price_of_one_thing CHECK (num_nonnulls(model_id, tool_name, feature_type) = 1),
     CONSTRAINT validity_is_half_open CHECK (valid_from < valid_to),
     -- Usage is summed by hour before it is rated: a price that changed within an hour could not be told apart.
@@ -152,6 +156,7 @@ CREATE TABLE rated_usage (
     PRIMARY KEY (subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class, rating_run_id),
     CONSTRAINT hour_is_aligned CHECK (hour = date_trunc('hour', hour, 'UTC')),
     CONSTRAINT rated_or_held CHECK ((price_id IS NULL) = (amount IS NULL) AND (amount IS NULL OR currency IS NOT NULL)),
+    CONSTRAINT amounts_are_finite CHECK (abs(amount) < 'Infinity' AND abs(cost_amount) < 'Infinity'),
     CONSTRAINT held_is_not_billed CHECK (amount IS NOT NULL OR num_nonnulls(settlement_id, invoice_line_id) = 0),
     CONSTRAINT prepaid_is_settled_postpaid_invoiced CHECK
         (CASE billing_mode WHEN 'prepaid' THEN invoice_line_id IS NULL ELSE settlement_id IS NULL END),
@@ -177,30 +182,37 @@ COMMENT ON COLUMN rated_usage.settlement_id IS 'The credit_settlements row that 
 COMMENT ON COLUMN rated_usage.invoice_line_id IS 'The invoice_lines row that bills it (postpaid). Both NULL: unbilled.';
 
 CREATE FUNCTION protect_rated_usage() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    mutable text[] := ARRAY[]::text[];
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
-        IF OLD.settlement_id IS NULL AND OLD.invoice_line_id IS NULL THEN
-            mutable := ARRAY['settlement_id', 'invoice_line_id'];
-        END IF;
-        IF OLD.amount IS NULL THEN
-            mutable := mutable || ARRAY['price_id', 'multiplier', 'currency', 'amount', 'cost_amount', 'rated_at'];
-        END IF;
-        IF to_jsonb(NEW) - mutable = to_jsonb(OLD) - mutable THEN
-            RETURN NEW;
-        END IF;
-    END IF;
     RAISE EXCEPTION USING ERRCODE = 'TS003',
-        MESSAGE = format('rated_usage is append-only: %s of a row of subscription %s is refused', TG_OP, OLD.subscription_id),
+        MESSAGE = CASE WHEN TG_OP = 'TRUNCATE' THEN 'rated_usage is append-only: TRUNCATE is refused'
+                       ELSE format('rated_usage is append-only: %s of a row of subscription %s is refused', TG_OP, OLD.subscription_id) END,
         HINT = 'A held row is rated once and a rated row is billed once; anything else is a new row with its own rating run.';
 END $$;
 
-COMMENT ON FUNCTION protect_rated_usage IS 'Trigger: rated usage is rated once and billed once, and otherwise never changed.';
+COMMENT ON FUNCTION protect_rated_usage IS 'Trigger: refuses what would change rated usage, but for being rated once and billed once (TS003).';
 
--- A net below the code, on which nothing depends: scaling out drops it, as a distributed table has no triggers.
-CREATE TRIGGER protect_rated_usage BEFORE UPDATE OR DELETE ON rated_usage
+-- A net below the code, on which nothing depends: scaling out drops these, as a distributed table has no triggers. What is
+-- allowed is decided by WHEN, without a call, so that billing a month costs nothing here. The columns are listed as: what was
+-- used, what it is worth, what bills it.
+CREATE TRIGGER protect_rated_usage BEFORE UPDATE ON rated_usage
+    FOR EACH ROW WHEN (
+        (NEW.subscription_id, NEW.hour, NEW.model_id, NEW.tool_name, NEW.feature_type, NEW.power_level, NEW.byok, NEW.status_class,
+         NEW.rating_run_id, NEW.user_id, NEW.billing_mode, NEW.requests, NEW.errors, NEW.request_tokens, NEW.response_tokens,
+         NEW.cached_tokens, NEW.tokens_returned, NEW.first_event_at, NEW.last_event_at)
+        IS DISTINCT FROM
+        (OLD.subscription_id, OLD.hour, OLD.model_id, OLD.tool_name, OLD.feature_type, OLD.power_level, OLD.byok, OLD.status_class,
+         OLD.rating_run_id, OLD.user_id, OLD.billing_mode, OLD.requests, OLD.errors, OLD.request_tokens, OLD.response_tokens,
+         OLD.cached_tokens, OLD.tokens_returned, OLD.first_event_at, OLD.last_event_at)
+        OR (OLD.amount IS NOT NULL
+            AND (NEW.price_id, NEW.multiplier, NEW.currency, NEW.amount, NEW.cost_amount, NEW.rated_at)
+                IS DISTINCT FROM (OLD.price_id, OLD.multiplier, OLD.currency, OLD.amount, OLD.cost_amount, OLD.rated_at))
+        OR (num_nonnulls(OLD.settlement_id, OLD.invoice_line_id) > 0
+            AND (NEW.settlement_id, NEW.invoice_line_id) IS DISTINCT FROM (OLD.settlement_id, OLD.invoice_line_id)))
+    EXECUTE FUNCTION protect_rated_usage();
+CREATE TRIGGER keep_rated_usage BEFORE DELETE ON rated_usage
     FOR EACH ROW EXECUTE FUNCTION protect_rated_usage();
+CREATE TRIGGER keep_all_rated_usage BEFORE TRUNCATE ON rated_usage
+    FOR EACH STATEMENT EXECUTE FUNCTION protect_rated_usage();
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Invoices
@@ -244,7 +256,7 @@ CREATE TABLE invoices (
     updated_at    timestamptz NOT NULL DEFAULT now(),
     UNIQUE (id, currency),
     CONSTRAINT period_is_half_open CHECK (period_start < period_end),
-    CONSTRAINT total_adds_up CHECK (total = subtotal + tax),
+    CONSTRAINT total_adds_up CHECK (total = subtotal + tax AND abs(total) < 'Infinity'),
     CONSTRAINT amounts_are_whole_minor_units CHECK
         (subtotal = round(subtotal, minor_units(currency)) AND tax = round(tax, minor_units(currency))),
     CONSTRAINT credit_note_gives_back CHECK (CASE kind WHEN 'credit_note' THEN total <= 0 AND corrects_invoice_id IS NOT NULL ELSE total >= 0 END),
@@ -451,7 +463,7 @@ CREATE TABLE payments (
     invoice_id              uuid,
     package_id              uuid        REFERENCES credit_packages (id) ON DELETE RESTRICT,
     user_id                 uuid        NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
-    amount                  numeric     NOT NULL CHECK (amount > 0),
+    amount                  numeric     NOT NULL CHECK (amount > 0 AND amount < 'Infinity'),
     currency                varchar(3)  NOT NULL DEFAULT 'EUR' CHECK (currency ~ '^[A-Z]{3}$'),
     status                  text        NOT NULL DEFAULT 'pending'
                             CHECK (status IN ('pending', 'processing', 'completed', 'failed', 'refunded')),
@@ -492,7 +504,7 @@ CREATE TABLE billing_history (
     invoice_id  uuid        REFERENCES invoices (id) ON DELETE RESTRICT,
     payment_id  uuid        REFERENCES payments (id) ON DELETE RESTRICT,
     created_at  timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT amount_is_not_negative CHECK (amount >= 0),  -- zero invoices exist
+    CONSTRAINT amount_is_not_negative CHECK (amount >= 0 AND amount < 'Infinity'),  -- zero invoices exist
     CONSTRAINT valid_status CHECK (status IN ('pending', 'completed', 'failed', 'refunded'))
 );
 
@@ -767,8 +779,8 @@ DECLARE
     account user_credits;
     entry   credit_transactions;
 BEGIN
-    IF amount IS NULL OR amount <= 0 THEN
-        RAISE EXCEPTION USING ERRCODE = 'TS004', MESSAGE = format('a debit must be above zero, not %s', coalesce(amount::text, 'null'));
+    IF amount IS NULL OR amount <= 0 OR amount >= 1e15 THEN  -- NaN and Infinity are above every number
+        RAISE EXCEPTION USING ERRCODE = 'TS004', MESSAGE = format('a debit must be a number above zero, not %s', coalesce(amount::text, 'null'));
     ELSIF transaction_type NOT IN ('usage', 'debit', 'expiry', 'adjustment', 'admin_adjustment') THEN
         RAISE EXCEPTION USING ERRCODE = 'TS004', MESSAGE = format('%L is not a type of debit', transaction_type),
             HINT = 'Types are usage, debit, expiry, adjustment and admin_adjustment.';
@@ -842,10 +854,10 @@ DECLARE
     entry   credit_transactions;
     paid    credit_transactions;
 BEGIN
-    IF amount IS NULL OR amount = 0 OR (amount < 0 AND transaction_type NOT IN ('refund', 'adjustment', 'admin_adjustment')) THEN
+    IF amount IS NULL OR amount = 0 OR abs(amount) >= 1e15 OR (amount < 0 AND transaction_type NOT IN ('refund', 'adjustment', 'admin_adjustment')) THEN
         RAISE EXCEPTION USING ERRCODE = 'TS004',
             MESSAGE = format('credits of type %s cannot be %s', transaction_type, coalesce(amount::text, 'null')),
-            HINT = 'Only refund, adjustment and admin_adjustment may take credits back, and nothing may be zero.';
+            HINT = 'Only refund, adjustment and admin_adjustment may take credits back, and no amount may be zero or without limit.';
     ELSIF transaction_type NOT IN ('purchase', 'bonus', 'refund', 'allowance', 'adjustment', 'admin_adjustment') THEN
         RAISE EXCEPTION USING ERRCODE = 'TS004', MESSAGE = format('%L is not a type of credit', transaction_type),
             HINT = 'Types are purchase, bonus, refund, allowance, adjustment and admin_adjustment.';
@@ -904,7 +916,7 @@ DECLARE
     account user_credits;
     entry   credit_transactions;
 BEGIN
-    IF p_amount IS NULL OR p_amount < 0 THEN
+    IF p_amount IS NULL OR p_amount < 0 OR p_amount >= 1e15 THEN
         RAISE EXCEPTION USING ERRCODE = 'TS004', MESSAGE = format('usage cannot be settled for %s credits', coalesce(p_amount::text, 'null')),
             HINT = 'Give credits back with add_user_credits(…, ''adjustment'').';
     ELSIF coalesce(p_key, '') = '' THEN
@@ -983,7 +995,7 @@ COMMENT ON COLUMN credit_settlements.rated_amount IS 'Sum of the rated usage beh
 CREATE TABLE credits (
     id             uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id        uuid        NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
-    amount         numeric     NOT NULL CHECK (amount > 0),
+    amount         numeric     NOT NULL CHECK (amount > 0 AND amount < 'Infinity'),
     remaining      numeric     NOT NULL,
     currency       varchar(3)  NOT NULL DEFAULT 'EUR' CHECK (currency ~ '^[A-Z]{3}$'),
     reason         text        NOT NULL,

@@ -35,8 +35,8 @@ COMMENT ON VIEW database_index_usage IS 'How often each index was used since the
 
 CREATE VIEW active_subscriptions AS
 SELECT s.*, u.username, u.email, m.name AS model_name, m.provider, p.name AS plan_name,
-       greatest(s.quota_requests - s.used_requests, 0) AS remaining_requests,
-       greatest(s.quota_tokens - s.used_tokens, 0) AS remaining_tokens
+       s.quota_requests - least(s.used_requests, s.quota_requests) AS remaining_requests,
+       s.quota_tokens - least(s.used_tokens, s.quota_tokens) AS remaining_tokens
 FROM subscriptions s
 JOIN users u ON u.id = s.user_id
 LEFT JOIN models m ON m.id = s.model_id
@@ -224,8 +224,8 @@ BEGIN
         cached_tokens = s.cached_tokens + excluded.cached_tokens,
         latency_sum_ms = s.latency_sum_ms + excluded.latency_sum_ms,
         latency_count = s.latency_count + excluded.latency_count,
-        latency_histogram = (SELECT array_agg(old + new ORDER BY place)
-                             FROM unnest(s.latency_histogram, excluded.latency_histogram) WITH ORDINALITY bucket (old, new, place)),
+        latency_histogram = ARRAY(SELECT had + more FROM unnest(s.latency_histogram, excluded.latency_histogram)
+                                  WITH ORDINALITY bucket (had, more, place) ORDER BY place),
         updated_at = now();
 
     UPDATE subscriptions SET used_requests = used_requests + 1, used_tokens = used_tokens + NEW.request_tokens + NEW.response_tokens
