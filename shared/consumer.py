@@ -27,6 +27,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from shared.errors import BrokenInvariant
+from shared.fetching import watch_fetches
 from shared.metrics import ConsumerMetrics
 from shared.positions import Position, Positions
 from shared.postgres import Connection, Pool, transaction
@@ -73,7 +74,7 @@ class Apply(Protocol):
 
 
 class _OutOfPlace(Exception):
-    """The first record lies above the position although we did not seek there: a missed seek. Seek again."""
+    """The records do not begin at the position: a missed seek, a gap not confirmed by a seek, or a topic cut off. Seek again."""
 
 
 @dataclass(slots=True)
@@ -85,6 +86,7 @@ class _Partition:
     sought: int | None = None
     failures: int = 0
     next_offset: int = 0
+    busy: bool = False
     syncing: asyncio.Task[None] | None = None
 
 
@@ -124,6 +126,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         """Pause before anything else, because fetching has begun already; then find our place in the background."""
         tps = list(assigned)
         self._consumer.pause(*tps)
+        watch_fetches(self._consumer, self._fetch_failed)
         for tp in tps:
             self._partitions[tp] = _Partition()
             self._schedule_sync(tp, delay=0.0)
@@ -176,6 +179,15 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._count()
         log.info("partition_synced", topic=tp.topic, partition=tp.partition, position=position.next_offset, end=end)
 
+    def _fetch_failed(self, error: Exception) -> None:
+        """A fetch that failed may have taken records out of the buffer that nobody will see: seek them again, everywhere.
+
+        Without this the records after them, if they were the first after a seek, would pass for what follows a gap.
+        """
+        for tp, state in self._partitions.items():
+            if state.synced:
+                self._recover(tp, state, error)
+
     def _halt(self, tp: TopicPartition, state: _Partition, broken: BrokenInvariant) -> None:
         state.halted = str(broken)
         self._count()
@@ -202,11 +214,14 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         state = self._partitions.get(tp)
         if state is None or not state.synced:
             return  # revoked, or fetched before its seek: it comes again from its position
+        state.busy = True
         try:
             next_offset, after_commit = await self._apply(tp, state, records)
         except Exception as error:
             self._recover(tp, state, error)
             return
+        finally:
+            state.busy = False
         state.failures, state.sought, state.next_offset = 0, None, next_offset
         self._advised[tp] = next_offset
         self.metrics.progressed(tp.partition, next_offset, self._end(tp))
@@ -228,8 +243,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             fresh = records
             if fresh[0].offset < position.next_offset:
                 fresh = [record for record in records if record.offset >= position.next_offset]
-            if not fresh:
-                return position.next_offset, _nothing_more
+            if not fresh:  # seek again, and so look whether the topic still holds what we think it does
+                raise _OutOfPlace(f"got offsets below {position.next_offset}, which are stored already")
             if fresh[0].offset > position.next_offset and state.sought != position.next_offset:
                 raise _OutOfPlace(f"got offset {fresh[0].offset}, position is {position.next_offset}")
             batch = Slice(position, fresh)
@@ -246,7 +261,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             return
         state.failures += 1
         self.metrics.redelivered(type(error).__name__)
-        delay = 0.0 if isinstance(error, _OutOfPlace) else _backoff(state.failures)
+        delay = 0.0 if isinstance(error, _OutOfPlace) and state.failures == 1 else _backoff(state.failures)
         log.warning(
             "batch_failed", topic=tp.topic, partition=tp.partition, error=repr(error), failures=state.failures, retry_seconds=round(delay, 2),
             exc_info=error if state.failures == 3 else None,
@@ -271,7 +286,11 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     # --- state --------------------------------------------------------------------------------------------------------
 
     def _end(self, tp: TopicPartition) -> int | None:
-        return self._consumer.highwater(tp)  # type: ignore[no-any-return]
+        """Return where the partition ends for us, as of its last fetch; None if it was not fetched, or is not ours any more."""
+        try:
+            return self._consumer.last_stable_offset(tp)  # type: ignore[no-any-return]
+        except AssertionError:  # aiokafka's answer for a partition that was revoked while its batch ran
+            return None
 
     def _count(self) -> None:
         states = self._partitions.values()
@@ -288,10 +307,21 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         ]
         return "; ".join(halted + waiting) or None
 
-    @property
-    def lag(self) -> int:
+    async def lag(self) -> int:
         """Records that are known to wait, over the partitions that run."""
-        return sum(max(0, (self._end(tp) or 0) - s.next_offset) for tp, s in self._partitions.items() if s.synced)
+        return sum([await self._lag(tp, s) for tp, s in list(self._partitions.items()) if s.synced])
+
+    async def _lag(self, tp: TopicPartition, state: _Partition) -> int:
+        end = self._end(tp) or 0
+        behind = max(0, end - state.next_offset)
+        if not behind or state.busy:
+            return behind
+        try:
+            async with asyncio.timeout(1.0):
+                fetched = await self._consumer.position(tp)
+        except (TimeoutError, KafkaError):
+            return behind
+        return behind if fetched < end else 0  # all was handed out: what is left are transaction markers
 
     async def close(self) -> None:
         """Give Kafka our last positions and end what runs in the background."""
@@ -320,7 +350,3 @@ def check_position(position: Position, beginning: int, end: int) -> None:
 def _backoff(failures: int) -> float:
     most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
     return most * random.uniform(0.5, 1.0)  # noqa: S311 – jitter, not a secret
-
-
-async def _nothing_more() -> None:
-    return None

@@ -26,6 +26,7 @@ from shared.contracts import (
     USAGE_RECORDED,
 )
 from shared.errors import ServiceUnavailable
+from shared.fetching import tolerate_header_names
 from shared.outbox import Message
 from shared.settings import KafkaSettings
 
@@ -67,6 +68,7 @@ def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
 
 def subscribe(broker: KafkaBroker, consumer: ExactlyOnceConsumer, how: Subscription) -> None:
     """Let `consumer` read a topic. Static membership: a restarted worker gets its partitions back without a rebalance."""
+    tolerate_header_names()
     group_id = broker.config.prefix + how.group_id
     subscriber = broker.subscriber(
         how.topic,
@@ -75,6 +77,7 @@ def subscribe(broker: KafkaBroker, consumer: ExactlyOnceConsumer, how: Subscript
         group_instance_id=f"{group_id}-{how.instance}",
         ack_policy=AckPolicy.MANUAL,
         auto_offset_reset="earliest",
+        isolation_level="read_committed",  # what a producer aborted was never sent
         batch_timeout_ms=how.batch_timeout_ms,
         max_records=how.max_records,
         max_partition_fetch_bytes=PARTITION_FETCH_BYTES,

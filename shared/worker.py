@@ -88,15 +88,15 @@ class Worker:
         LOOP_DELAY.set(max(0.0, now - self._beat - HEARTBEAT_SECONDS))
         self._beat = now
 
-    @property
-    def dead(self) -> str | None:
+    async def dead(self) -> str | None:
         """Say why a restart would help, or None. A broker or database that is away is no such reason."""
         if monotonic() - self._beat > HEARTBEAT_LATE_SECONDS:
             return f"the event loop has not run for {monotonic() - self._beat:.0f} s"
         for consumer in self.consumers:
-            still = monotonic() - consumer.metrics.last_progress
-            if consumer.lag > 0 and consumer.not_ready is None and still > STUCK_SECONDS:
-                return f"{consumer.metrics.topic}: {consumer.lag} records wait, nothing was committed for {still:.0f} s"
+            if consumer.not_ready is not None or not (lag := await consumer.lag()):
+                consumer.metrics.last_progress = monotonic()  # it has nothing to do: no fault of its own
+            elif (still := monotonic() - consumer.metrics.last_progress) > STUCK_SECONDS:
+                return f"{consumer.metrics.topic}: {lag} records wait, nothing was committed for {still:.0f} s"
         return None
 
 
@@ -116,7 +116,7 @@ def _routes(worker: Worker, pool: Pool) -> list[tuple[str, Any]]:
 
     @get
     async def livez(_scope: Any) -> AsgiResponse:
-        return _verdict(worker.dead)
+        return _verdict(await worker.dead())
 
     @get
     async def readyz(_scope: Any) -> AsgiResponse:
