@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from services.billing.events import amount_text
 from services.billing.rating.rating import COMPONENTS
 from shared.errors import TallystickError
 from shared.money import exact
@@ -87,7 +88,10 @@ async def explain_debit(
     with exact():
         recomputed = sum((events[component] for component in COMPONENTS), Decimal(0))
     problems = _disagreements(debit["rated_amount"], recomputed, int(scope["events"]), scope, events)
-    title = f"{debit['debited']:f} credits debited, {debit['owed']:f} owed, at {debit['credits_per_unit']:f} a unit"
+    title = (
+        f"{amount_text(debit['debited'])} credits debited, {amount_text(debit['owed'])} owed, "
+        f"at {amount_text(debit['credits_per_unit'])} for one {debit['currency']}"
+    )
     return await behind.explanation(
         events, problems, kind="debit", id=settlement_id, title=title, currency=debit["currency"], stated=debit["rated_amount"],
         recomputed=recomputed,
@@ -99,7 +103,7 @@ def _disagreements(
 ) -> list[str]:
     problems = []
     if recomputed != stated:
-        problems.append(f"the events give {recomputed:f}, not {stated:f}")
+        problems.append(f"the events give {amount_text(recomputed)}, not {amount_text(stated)}")
     if not events["events"] == scope["events"] == stated_events:
         problems.append(
             f"{stated_events} events are stated, {scope['events']} were rated, {events['events']} are in the log"

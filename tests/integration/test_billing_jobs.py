@@ -1,0 +1,99 @@
+"""Jobs: each scheduled run happens once, whatever the number of workers, and is made up for after a downtime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.billing.invoices.closing import Terms
+from services.billing.jobs import Job, Timer, closing_job, reconciliation_job, run_due
+from shared.clock import FixedClock
+from shared.postgres import Pool
+from tests.integration.billing_facts import Desk, make_customer, make_price, usage
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def desk(database_pool: Pool) -> Desk:
+    await make_price(database_pool)
+    desk = Desk(database_pool)
+    customer = await make_customer(database_pool)
+    await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+    await database_pool.execute("UPDATE rating_runs SET rated_at = '2026-10-14Z'")
+    return desk
+
+
+async def test_each_month_is_closed_once_by_whoever_comes_first(desk: Desk) -> None:
+    desk.clock.at = datetime(2026, 11, 2, tzinfo=UTC)
+    job = closing_job(desk.pool, desk.clock, grace=DAY, terms=Terms())
+    runs = await asyncio.gather(*(run_due(desk.pool, desk.clock, job, worker=str(n)) for n in range(4)))
+    assert sum(runs) == 1
+    assert await run_due(desk.pool, desk.clock, job, worker="later") == 0
+    assert await desk.value("SELECT count(*) FROM invoices") == 1
+    run = (await desk.fetch("SELECT * FROM job_runs"))[0]
+    assert (run["job"], run["scheduled_for"]) == ("close period", datetime(2026, 11, 2, tzinfo=UTC))
+    assert run["finished_at"] is not None
+
+
+async def test_nothing_is_due_before_the_grace_is_over(desk: Desk) -> None:
+    desk.clock.at = datetime(2026, 11, 1, 23, 59, tzinfo=UTC)
+    job = closing_job(desk.pool, desk.clock, grace=DAY, terms=Terms())
+    assert await run_due(desk.pool, desk.clock, job, worker="0") == 0
+
+
+async def test_months_that_were_missed_are_closed_in_order(desk: Desk) -> None:
+    desk.clock.at = datetime(2027, 1, 20, tzinfo=UTC)
+    job = closing_job(desk.pool, desk.clock, grace=DAY, terms=Terms())
+    assert await run_due(desk.pool, desk.clock, job, worker="0") == 3
+    assert await desk.fetch("SELECT period_start FROM invoices") == [(datetime(2026, 10, 1, tzinfo=UTC),)]
+    assert await desk.value("SELECT max(scheduled_for) FROM job_runs") == datetime(2027, 1, 2, tzinfo=UTC)
+
+
+async def test_a_run_that_fails_is_not_recorded_and_made_again(desk: Desk) -> None:
+    attempts: list[datetime] = []
+
+    async def effect(scheduled_for: datetime) -> Mapping[str, Any]:
+        attempts.append(scheduled_for)
+        if len(attempts) == 1:
+            raise RuntimeError("worker died")
+        return {}
+
+    def due(now: datetime, last: datetime | None) -> Sequence[datetime]:
+        return [now] if last is None or last < now else []
+
+    job = Job("fragile", DAY, due, effect)
+    with pytest.raises(RuntimeError):
+        await run_due(desk.pool, desk.clock, job, worker="0")
+    assert await desk.value("SELECT count(*) FROM job_runs") == 0
+    assert await run_due(desk.pool, desk.clock, job, worker="0") == 1
+    assert attempts == [desk.clock.now()] * 2
+
+
+async def test_the_books_are_proved_once_in_every_slot(desk: Desk) -> None:
+    clock = FixedClock(datetime(2026, 11, 3, 10, 20, tzinfo=UTC))
+    job = reconciliation_job(desk.pool, every=timedelta(hours=1))
+    assert await run_due(desk.pool, clock, job, worker="0") == 1
+    assert await run_due(desk.pool, clock, job, worker="0") == 0
+    clock.at += timedelta(hours=1)
+    assert await run_due(desk.pool, clock, job, worker="0") == 1
+    assert await desk.value("SELECT result ->> 'differing' FROM job_runs LIMIT 1") == "[]"
+
+
+async def test_the_timer_runs_what_is_due(desk: Desk) -> None:
+    done = asyncio.Event()
+
+    async def effect(_scheduled_for: datetime) -> Mapping[str, Any]:
+        done.set()
+        return {}
+
+    job = Job("timed", timedelta(seconds=60), lambda now, last: [now] if last is None or last < now else [], effect)
+    timer = Timer(desk.pool, desk.clock, [job], worker="0")
+    await timer.keep_running()
+    await timer.keep_running()
+    await asyncio.wait_for(done.wait(), timeout=10)
+    await timer.stop()
