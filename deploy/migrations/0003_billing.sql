@@ -87,7 +87,7 @@ CREATE TRIGGER protect_model_prices BEFORE INSERT OR UPDATE OR DELETE ON model_p
 -- Positions, inbox, rated usage
 -- ---------------------------------------------------------------------------------------------------------------------
 
-CREATE TABLE billing_positions (LIKE aggregator_positions INCLUDING ALL);
+CREATE TABLE billing_positions (LIKE aggregator_positions INCLUDING ALL) WITH (fillfactor = 50);
 
 COMMENT ON TABLE billing_positions IS 'Next usage.recorded offset of each partition, committed with its effects. Written by billing.';
 

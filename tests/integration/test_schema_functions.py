@@ -1,0 +1,313 @@
+"""Every function of the schema is called and does what its comment says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from services.billing.rating.rating import Factors, Price, PriceBook, Rated, rate
+from services.billing.rating.usage import Quantities, UsageKey
+from shared.contracts import LATENCY_BUCKETS_MS
+from shared.ids import uuid7
+from shared.money import MINOR_UNITS, exact, minor_unit
+from shared.postgres import Connection
+from tests.integration.schema_facts import (
+    NOON,
+    insert,
+    log_usage,
+    make_model,
+    make_price,
+    make_subscription,
+    make_user,
+    rate_usage,
+    refused,
+    subscription,
+)
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+COVERED: set[str] = set()
+ELSEWHERE = {
+    "test_credit_functions.py": """debit_user_credits add_user_credits settle_user_credits get_user_balance get_quota_usage_percentage
+        lock_credit_account replayed_credit_transaction post_credit_transaction suspend_exhausted_subscriptions
+        clear_exhausted_subscriptions check_credit_balance""",
+    "test_schema_bugs.py": """check_subscription_quota check_subscription_transition suspend_subscription clear_suspension
+        protect_used_subscription update_usage_summary refuse_change""",
+    "test_schema_billing.py": """protect_model_price protect_rated_usage protect_issued_invoice protect_invoice_line invoice_period
+        take_invoice_number complete_credit complete_billing_alert""",
+    "test_schema_tenants.py": "app_current_user_id app_current_user_is_admin",
+}
+
+
+def covers(*functions: str) -> Callable[[Test], Test]:
+    """Say which functions a test calls."""
+
+    def note(test: Test) -> Test:
+        COVERED.update(functions)
+        return test
+
+    return note
+
+
+async def test_every_function_is_covered(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT DISTINCT proname::text AS name FROM pg_proc p
+           WHERE pronamespace = 'public'::regnamespace
+             AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = p.oid AND deptype = 'e')"""
+    )
+    covered = COVERED | {name for names in ELSEWHERE.values() for name in names.split()}
+    assert sorted({row["name"] for row in rows} - covered) == [], "say here which test calls each new function"
+
+
+@pytest.mark.parametrize("file", ELSEWHERE)
+def test_what_is_covered_elsewhere_is_named_there(file: str) -> None:
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+    assert [name for name in ELSEWHERE[file].split() if name not in text] == []
+
+
+@covers(
+    "update_updated_at_column",
+    "default_username",
+    "update_notification_preferences_updated_at",
+    "update_permissions_updated_at",
+)
+async def test_users_remember_when_they_were_changed(connection: Connection) -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    user = await make_user(connection, email="Ada@example.com", updated_at=long_ago, permissions_updated_at=long_ago)
+    row = await connection.fetchrow("SELECT * FROM users WHERE id = $1", user)
+    assert (row["username"], row["notification_preferences_updated_at"]) == ("Ada@example.com", None)
+
+    await connection.execute("UPDATE users SET full_name = 'Ada' WHERE id = $1", user)
+    row = await connection.fetchrow("SELECT * FROM users WHERE id = $1", user)
+    assert row["updated_at"] > long_ago
+    assert (row["permissions_updated_at"], row["notification_preferences_updated_at"]) == (long_ago, None)
+
+    await connection.execute(
+        """UPDATE users SET roles = '{admin}', notification_preferences = '{"low_balance": true}' WHERE id = $1""", user
+    )
+    row = await connection.fetchrow("SELECT * FROM users WHERE id = $1", user)
+    assert row["permissions_updated_at"] > long_ago
+    assert row["notification_preferences_updated_at"] > long_ago
+
+
+@covers("version_subscription_status", "audit_subscription")
+async def test_changes_that_gateways_must_hear_of_are_numbered_and_audited(connection: Connection) -> None:
+    id_ = await make_subscription(connection, quota_requests=10)
+    await connection.execute("SELECT set_config('tallystick.actor', 'aggregator', true)")
+    await connection.execute("UPDATE subscriptions SET used_requests = 9 WHERE id = $1", id_)
+    assert (await subscription(connection, id_))["status_version"] == 0
+    await connection.execute("UPDATE subscriptions SET used_requests = 10 WHERE id = $1", id_)
+    await connection.execute("UPDATE subscriptions SET quota_requests = 20 WHERE id = $1", id_)
+    assert (await subscription(connection, id_))["status_version"] == 2
+    trail = await connection.fetch(
+        "SELECT actor, action, after ->> 'reasons' AS reasons FROM audit_logs WHERE resource_id = $1 ORDER BY before ->> 'status'",
+        str(id_),
+    )
+    assert [tuple(row) for row in trail] == [
+        ("aggregator", "subscription.suspended", '["quota_requests"]'),
+        ("aggregator", "subscription.active", "[]"),
+    ]
+
+
+@covers("complete_api_key")
+async def test_a_key_belongs_to_the_subscriber_and_is_dead_once_revoked(connection: Connection) -> None:
+    user = await make_user(connection)
+    id_ = await make_subscription(connection, user)
+    key = await insert(connection, "api_keys", subscription_id=id_, key_hash="a" * 64, key_prefix="ts_abc")
+    assert key["user_id"] == user
+    active = await connection.fetchval(
+        "UPDATE api_keys SET revoked_at = now() WHERE id = $1 RETURNING is_active", key["id"]
+    )
+    assert active is False
+    async with refused(connection, "23503"):
+        await insert(
+            connection,
+            "api_keys",
+            subscription_id=id_,
+            user_id=await make_user(connection),
+            key_hash="b" * 64,
+            key_prefix="x",
+        )
+
+
+@covers("minor_units")
+async def test_minor_units_are_those_of_the_rounding_function(connection: Connection) -> None:
+    for currency in (*MINOR_UNITS, "EUR", "USD", "CHF"):
+        digits = await connection.fetchval("SELECT minor_units($1)", currency)
+        assert Decimal(1).scaleb(-digits) == minor_unit(currency), currency
+
+
+@covers("ensure_usage_partition")
+async def test_a_partition_is_made_once_for_a_utc_month(connection: Connection) -> None:
+    await connection.execute("SET LOCAL TimeZone = 'Pacific/Auckland'")
+    for _ in range(2):
+        name = await connection.fetchval("SELECT ensure_usage_partition('2031-01-31T23:30:00Z')")
+        assert name == "usage_logs_2031_01"
+    await log_usage(connection, uuid7(), created_at=datetime(2031, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+    assert await connection.fetchval("SELECT count(*) FROM usage_logs_2031_01") == 1
+
+
+@covers("seed_reference_data")
+async def test_reference_data_comes_back_and_keeps_what_an_operator_changed(connection: Connection) -> None:
+    await connection.execute("DELETE FROM credit_packages WHERE name = 'Pro Pack'")
+    await connection.execute("UPDATE plans SET amount = 29 WHERE id = 'basic'")
+    await connection.execute("SELECT seed_reference_data()")
+    assert await connection.fetchval("SELECT price FROM credit_packages WHERE name = 'Pro Pack'") == 80
+    assert await connection.fetchval("SELECT amount FROM plans WHERE id = 'basic'") == 29
+
+
+@covers("get_user_stats")
+async def test_user_stats_count_logins_not_sign_ups(connection: Connection) -> None:
+    before = await connection.fetchrow("SELECT * FROM get_user_stats()")
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    user = await make_user(connection, created_at=old, last_login_at=await connection.fetchval("SELECT now()"))
+    await make_user(connection)
+    await rate_usage(connection, uuid7(), user, feature_type="chat")
+    after = await connection.fetchrow("SELECT * FROM get_user_stats()")
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, 1, 1]
+
+
+@covers("get_user_activity_summary")
+async def test_activity_is_summed_by_user(connection: Connection) -> None:
+    user = await make_user(connection)
+    now = await connection.fetchval("SELECT now()")
+    for action, age in (("login", 0), ("export", 1), ("login", 30)):
+        await insert(connection, "user_activity", user_id=user, action=action, created_at=now - timedelta(days=age))
+    summary = await connection.fetchrow("SELECT * FROM get_user_activity_summary($1)", user)
+    assert tuple(summary) == (3, 2, now, "login")
+    assert tuple(await connection.fetchrow("SELECT * FROM get_user_activity_summary($1)", uuid7())) == (
+        0,
+        0,
+        None,
+        None,
+    )
+
+
+@covers("refresh_usage_summary")
+async def test_the_summary_of_requests_is_refreshed(connection: Connection) -> None:
+    await make_model(connection)
+    await make_price(connection, model_id="gpt-4o", input_price_per_1k=Decimal("0.01"))
+    id_ = await make_subscription(connection, currency="USD")
+    await log_usage(connection, id_, provider="openai", request_tokens=500, response_tokens=100, latency_ms=2_000)
+    await log_usage(connection, id_, provider="openai", request_tokens=500, status_code=500)
+    await log_usage(connection, id_, provider="openai", request_tokens=500, byok=True, power_level="eco")
+    await connection.execute("SELECT refresh_usage_summary()")
+    row = await connection.fetchrow("SELECT * FROM llm_usage_summary WHERE model = 'gpt-4o'")
+    assert (row["usage_date"], row["request_count"], row["error_count"], row["byok_count"]) == (NOON.date(), 3, 1, 1)
+    assert (row["total_tokens"], row["total_cost"], row["avg_latency_ms"]) == (1_600, Decimal("0.005"), 2_000)
+    assert (row["tokens_per_second"], row["success_rate"]) == (50, Decimal("0.6667"))
+
+
+USAGE = [
+    {"power_level": "balanced"},
+    {"power_level": "eco", "status_class": 5},
+    {"power_level": "precision", "byok": True},
+    {"power_level": "precision", "model_id": "billed-errors", "status_class": 4},
+    {"model_id": "", "tool_name": "query-docs"},
+    {"model_id": "", "feature_type": "analysis"},
+    {"model_id": "unpriced"},
+    {"model_id": "", "tool_name": "query-docs", "feature_type": "analysis", "hour": NOON.replace(year=2025)},
+]
+
+
+@covers("usage_amount")
+@pytest.mark.parametrize("facts", USAGE, ids=str)
+async def test_the_amount_shown_is_the_amount_rated(connection: Connection, facts: dict[str, Any]) -> None:
+    book = PriceBook.of(
+        [
+            await price(connection, "model", "gpt-4o", cached="0.00125"),
+            await price(connection, "model", "billed-errors", bill_errors=True),
+            await price(connection, "tool", "query-docs"),
+            await price(connection, "feature", "analysis"),
+        ],
+        Factors({"eco": Decimal("0.7"), "balanced": Decimal(1), "precision": Decimal("1.5")}, byok=Decimal(0)),
+    )
+    key = UsageKey(
+        **{
+            "subscription_id": uuid7(), "hour": NOON, "model_id": "gpt-4o", "tool_name": "", "feature_type": "",
+            "power_level": "balanced", "byok": False, "status_class": 2, **facts,
+        }
+    )  # fmt: skip
+    used = Quantities(requests=3, request_tokens=10_001, cached_tokens=4_000, response_tokens=777)
+    shown = await connection.fetchval(
+        "SELECT usage_amount($1, $2, $3, 'USD', $4, $5, $6, $7, 3, 10001, 4000, 777)",
+        key.model_id or None, key.tool_name, key.feature_type, key.hour, key.power_level, key.byok, key.status_class != 2,
+    )  # fmt: skip
+    rated = rate(key, used, "USD", book)
+    assert shown == (rated.amount if isinstance(rated, Rated) else None)
+
+
+async def price(
+    connection: Connection, kind: str, subject: str, *, cached: str | None = None, bill_errors: bool = False
+) -> Price:
+    """Store a price and return it as rating knows it."""
+    if kind == "model":
+        await make_model(connection, subject)
+    column = {"model": "model_id", "tool": "tool_name", "feature": "feature_type"}[kind]
+    with exact():
+        prices = {
+            "input_price_per_1k": Decimal("0.0025"),
+            "output_price_per_1k": Decimal("0.01"),
+            "price_per_request": Decimal("0.002"),
+        }
+    id_ = await make_price(
+        connection, **{column: subject}, **prices, bill_errors=bill_errors,
+        cached_input_price_per_1k=Decimal(cached) if cached else None,
+    )  # fmt: skip
+    row = await connection.fetchrow("SELECT * FROM model_prices WHERE id = $1", id_)
+    return Price(
+        id=id_, kind=kind, subject=subject, currency="USD", valid_from=row["valid_from"], valid_to=row["valid_to"],
+        input_per_1k=row["input_price_per_1k"], output_per_1k=row["output_price_per_1k"],
+        cached_input_per_1k=row["cached_input_price_per_1k"], per_request=row["price_per_request"], bills_errors=row["bill_errors"],
+    )  # fmt: skip
+
+
+@covers("rated_usage_digest")
+async def test_the_digest_of_rated_usage_tells_what_was_rated_not_who_bills_it(connection: Connection) -> None:
+    user = await make_user(connection)
+    id_ = await make_subscription(connection, user)
+    priced = {"price_id": uuid7(), "currency": "USD", "amount": Decimal("0.50"), "multiplier": Decimal(1)}
+    await rate_usage(connection, id_, user, **priced)
+    digest = "SELECT rated_usage_digest(r) FROM rated_usage r WHERE subscription_id = $1"
+    before = await connection.fetchval(digest, id_)
+    await connection.execute(
+        "UPDATE rated_usage SET invoice_line_id = gen_random_uuid() WHERE subscription_id = $1", id_
+    )
+    assert await connection.fetchval(digest, id_) == before
+    other = await make_subscription(connection, user)
+    await rate_usage(connection, other, user, **priced)
+    assert await connection.fetchval(digest, other) != before
+
+
+@covers("anonymise_user")
+async def test_an_erased_person_leaves_the_sums(connection: Connection) -> None:
+    user = await make_user(connection, full_name="Ada", oauth_id="sub-1")
+    id_ = await make_subscription(connection, user)
+    await insert(
+        connection, "api_keys", subscription_id=id_, key_hash="a" * 64, key_prefix="ts_abc", name="Ada's laptop"
+    )
+    await insert(connection, "sessions", user_id=user, refresh_token="x", expires_at=datetime(2099, 1, 1, tzinfo=UTC))
+    await connection.execute("SELECT add_user_credits($1::uuid, 10)", user)
+    async with refused(connection, "TS012", "still has subscriptions"):
+        await connection.execute("SELECT anonymise_user($1)", user)
+    await connection.execute("UPDATE subscriptions SET status = 'cancelled' WHERE id = $1", id_)
+    await connection.execute("SELECT anonymise_user($1)", user)
+    row = await connection.fetchrow("SELECT * FROM users WHERE id = $1", user)
+    assert (row["email"], row["full_name"], row["oauth_id"]) == (f"erased-{user}@erased.invalid", None, None)
+    assert await connection.fetchval("SELECT count(*) FROM sessions WHERE user_id = $1", user) == 0
+    assert tuple(await connection.fetchrow("SELECT is_active, name FROM api_keys WHERE user_id = $1", user)) == (
+        False,
+        None,
+    )
+    assert await connection.fetchval("SELECT get_user_balance($1)", user) == 10
+    async with refused(connection, "TS005"):
+        await connection.execute("SELECT anonymise_user($1)", uuid7())
+
+
+async def test_the_histogram_of_imports_has_the_bounds_of_the_contract(connection: Connection) -> None:
+    source = await connection.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'update_usage_summary'")
+    assert f"ARRAY[{', '.join(map(str, LATENCY_BUCKETS_MS))}]" in source

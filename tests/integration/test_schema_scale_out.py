@@ -1,0 +1,63 @@
+"""The schema is ready to be distributed by subscription_id: scaling out must be a command, not a rewrite."""
+
+from __future__ import annotations
+
+from shared.postgres import Connection
+
+DISTRIBUTED = ["usage_logs", "usage_summaries", "rated_usage"]
+DROPPED_BY_SCALING_OUT = {
+    ("rated_usage", name) for name in ("protect_rated_usage", "keep_rated_usage", "keep_all_rated_usage")
+}
+"""A net below the code; nothing depends on it."""
+
+
+async def test_every_unique_index_contains_the_distribution_key(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT t AS relation, i.indexrelid::regclass::text AS index,
+                  ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = i.indexrelid) AS columns
+           FROM unnest($1::text[]) t JOIN pg_index i ON i.indrelid = t::regclass AND (i.indisunique OR i.indisexclusion)""",
+        DISTRIBUTED,
+    )
+    assert {row["relation"] for row in rows} == set(DISTRIBUTED), "each has a primary key"
+    assert [row["index"] for row in rows if "subscription_id" not in row["columns"]] == []
+
+
+async def test_the_distribution_key_has_one_type_and_is_never_null(connection: Connection) -> None:
+    rows = await connection.fetch(
+        "SELECT atttypid::regtype::text, attnotnull FROM pg_attribute WHERE attrelid = ANY($1::text[]::regclass[]) AND attname = 'subscription_id'",
+        DISTRIBUTED,
+    )
+    assert [tuple(row) for row in rows] == [("uuid", True)] * len(DISTRIBUTED)
+
+
+async def test_no_foreign_key_leaves_or_reaches_a_distributed_table(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT conname FROM pg_constraint WHERE contype = 'f'
+           AND (conrelid = ANY($1::text[]::regclass[]) OR confrelid = ANY($1::text[]::regclass[]))""",
+        DISTRIBUTED,
+    )
+    assert rows == []
+
+
+async def test_nothing_depends_on_a_trigger_of_a_distributed_table(connection: Connection) -> None:
+    rows = await connection.fetch(
+        "SELECT tgrelid::regclass::text, tgname::text FROM pg_trigger WHERE tgrelid = ANY($1::text[]::regclass[]) AND NOT tgisinternal",
+        DISTRIBUTED,
+    )
+    assert {tuple(row) for row in rows} <= DROPPED_BY_SCALING_OUT
+
+
+async def test_distributed_tables_use_no_sequence_and_no_row_security(connection: Connection) -> None:
+    assert (
+        await connection.fetch(
+            "SELECT relname FROM pg_class WHERE oid = ANY($1::text[]::regclass[]) AND (relrowsecurity OR relforcerowsecurity)",
+            DISTRIBUTED,
+        )
+        == []
+    )
+    assert (
+        await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
+        )
+        == []
+    )
