@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import FAKE_CONSUMER
@@ -27,7 +27,7 @@ from shared.contracts import (
 )
 from shared.errors import ServiceUnavailable
 from shared.fetching import tolerate_header_names
-from shared.outbox import Message
+from shared.outbox import Message, NotAcknowledged
 from shared.settings import KafkaSettings
 
 PARTITION_FETCH_BYTES = 4 * 2**20
@@ -110,14 +110,31 @@ class OutboxProducer:
         self._prefix = broker.config.prefix
 
     async def __call__(self, messages: Sequence[Message]) -> None:
-        """Raise if one message was not acknowledged; the others may have been, and come again: consumers are idempotent."""
-        acknowledgements = [
-            await self._broker.publish(
-                m.value, self._prefix + m.topic, key=m.key, partition=m.partition, headers=dict(m.headers), no_confirm=True
+        """Raise `NotAcknowledged` for messages that the broker will not take. After another error some may be published."""
+        acknowledgements = [await self._send(message) for message in messages]
+        outcomes = await asyncio.gather(*acknowledgements, return_exceptions=True)
+        failed = {m.id: error for m, error in zip(messages, outcomes, strict=True) if isinstance(error, BaseException)}
+        if failed:
+            first = next(iter(failed.values()))
+            raise NotAcknowledged(
+                f"{len(failed)} of {len(messages)} messages were refused: {first!r}", failed
+            ) from first
+
+    async def _send(self, message: Message) -> Awaitable[Any]:
+        """Hand a message to the producer; the future that comes back is its acknowledgement."""
+        try:
+            return await self._broker.publish(
+                message.value,
+                self._prefix + message.topic,
+                key=message.key,
+                partition=message.partition,
+                headers=dict(message.headers),
+                no_confirm=True,
             )
-            for m in messages
-        ]  # fmt: skip
-        await asyncio.gather(*acknowledgements)  # no_confirm gives futures
+        except MessageSizeTooLargeError as error:
+            refusal: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            refusal.set_exception(error)
+            return refusal
 
 
 def topic_plan(partitions: int) -> dict[str, int]:

@@ -8,11 +8,12 @@ A message may so be published twice: consumers are idempotent by the ids inside 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+from shared.errors import TallystickError
 from shared.ids import uuid7
 from shared.postgres import Connection, Pool, transaction
 from shared.sql import Queries
@@ -31,9 +32,20 @@ class Message:
 
 
 class Producer(Protocol):
-    """Publishes and returns when the broker has acknowledged all of `messages` (acks=all), or raises."""
+    """Publishes and returns when the broker has acknowledged all of `messages` (acks=all), or raises.
+
+    `NotAcknowledged` says which ones it refused; after any other error all count as not published.
+    """
 
     async def __call__(self, messages: Sequence[Message]) -> None: ...
+
+
+class NotAcknowledged(TallystickError):
+    """The broker refused some messages and took the others: `refused` are the ids of those that stay in the outbox."""
+
+    def __init__(self, message: str, refused: Collection[UUID]) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Outbox:
@@ -58,27 +70,45 @@ class Outbox:
     async def publish(self, pool: Pool, produce: Producer, messages: Sequence[Message]) -> None:
         """Publish messages whose transaction has committed, then forget them. On an error they stay for the next try."""
         if messages:
-            await produce(messages)
-            await pool.execute(self._sql["delete"], [m.id for m in messages])
+            refused = await _produce(produce, messages)
+            await pool.execute(self._sql["delete"], _acknowledged(messages, refused))
+            if refused:
+                raise refused
 
     async def publish_leftovers(
-        self, pool: Pool, produce: Producer, *, older_than_seconds: float, limit: int = 200
+        self, pool: Pool, produce: Producer, *, older_than_seconds: float, limit: int = 50
     ) -> int:
         """Publish what is older than `older_than_seconds`, at most `limit` messages; return how many that were.
 
-        The rows stay locked until they are gone, so that two workers never publish the same leftovers side by side.
+        The rows stay locked until they are gone, so that two workers never publish the same leftovers side by side. A
+        message that the broker refuses does not hold the others back.
         """
         async with transaction(pool) as connection:
-            rows = await connection.fetch(self._sql["unpublished"], limit, older_than_seconds)
-            if rows:
-                await produce([_message(row) for row in rows])
-                await connection.execute(self._sql["delete"], [row["id"] for row in rows])
-            return len(rows)
+            messages = [
+                _message(row) for row in await connection.fetch(self._sql["unpublished"], limit, older_than_seconds)
+            ]
+            refused = await _produce(produce, messages) if messages else None
+            await connection.execute(self._sql["delete"], _acknowledged(messages, refused))
+        if refused:
+            raise refused
+        return len(messages)
 
     async def waiting(self, connection: Connection) -> tuple[int, float]:
         """Return how many messages wait and the age of the oldest in seconds."""
         row = await connection.fetchrow(self._sql["waiting"])
         return row["messages"], row["oldest_seconds"]
+
+
+async def _produce(produce: Producer, messages: Sequence[Message]) -> NotAcknowledged | None:
+    try:
+        await produce(messages)
+    except NotAcknowledged as refused:
+        return refused
+    return None
+
+
+def _acknowledged(messages: Sequence[Message], refused: NotAcknowledged | None) -> list[UUID]:
+    return [m.id for m in messages if refused is None or m.id not in refused.refused]
 
 
 def _message(row: Any) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -14,8 +15,10 @@ from shared.errors import ServiceUnavailable
 Connection: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Pool: TypeAlias = asyncpg.Pool
 
-UNREACHABLE = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
-WRONG_ADDRESS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+UNREACHABLE = (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
+"""What connecting raises: nobody there, a refusal by the server, a wrong address, a server that is no primary."""
+DEMOTED = (asyncpg.ReadOnlySQLTransactionError, asyncpg.AdminShutdownError)
+"""What a session says whose server stopped being the primary: the pool's other sessions are with the same one."""
 
 
 async def create_pool(dsn: str, *, min_size: int = 1, max_size: int = 8, application_name: str = "tallystick") -> Pool:
@@ -33,7 +36,7 @@ async def create_pool(dsn: str, *, min_size: int = 1, max_size: int = 8, applica
             target_session_attrs="primary",
             server_settings={"application_name": application_name, "TimeZone": "UTC", "lock_timeout": "30s"},
         )
-    except (*UNREACHABLE, *WRONG_ADDRESS, TimeoutError, ValueError) as error:
+    except UNREACHABLE as error:
         raise unavailable(dsn, error) from error
 
 
@@ -41,13 +44,14 @@ async def connect(dsn: str, *, application_name: str = "tallystick") -> asyncpg.
     """Open one connection. Raises `ServiceUnavailable` that says what to check."""
     try:
         return await asyncpg.connect(dsn, server_settings={"application_name": application_name, "TimeZone": "UTC"})
-    except (*UNREACHABLE, *WRONG_ADDRESS, TimeoutError, ValueError) as error:
+    except UNREACHABLE as error:
         raise unavailable(dsn, error) from error
 
 
 def unavailable(dsn: str, error: BaseException) -> ServiceUnavailable:
     """Return the error that a person sees when `dsn` does not answer; the password is left out."""
     place = dsn.rsplit("@", 1)[-1] if "@" in dsn else dsn.split("://", 1)[-1]
+    place = re.sub(r"(password=)[^&]*", r"\1…", place)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ServiceUnavailable(
         f"Postgres does not answer at {place} ({reason}): check DATABASE_URL, or start one with 'tallystick local up'"
@@ -59,7 +63,8 @@ async def transaction(pool: Pool, **options: Any) -> AsyncIterator[Connection]:
     """Run a block in one transaction on a connection of its own: it commits whole or not at all.
 
     A connection that broke inside the block raises from the block, not from the clean-up (asyncpg's `Transaction`
-    would raise `InterfaceError` on exit and hide the cause), and never returns to the pool half-used.
+    would raise `InterfaceError` on exit and hide the cause), and never returns to the pool half-used. A server that is no
+    primary any more costs the pool all its sessions: the next ones go to the new primary.
     """
     connection = await pool.acquire()
     try:
@@ -75,5 +80,8 @@ async def transaction(pool: Pool, **options: Any) -> AsyncIterator[Connection]:
                     connection.terminate()
             raise
         await tx.commit()
+    except DEMOTED:
+        await pool.expire_connections()
+        raise
     finally:
         await asyncio.shield(pool.release(connection))

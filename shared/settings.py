@@ -6,6 +6,7 @@ import os
 from typing import Literal, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigurationError
@@ -70,8 +71,14 @@ def load(settings: type[SettingsT]) -> SettingsT:
     try:
         return settings()
     except ValidationError as error:
-        problems = "; ".join(f"{_variable(settings, str(p['loc'][0]))}: {p['msg'].lower()}" for p in error.errors())
+        problems = "; ".join(_problem(settings, problem) for problem in error.errors())
         raise ConfigurationError(f"settings are not usable – {problems}") from None
+
+
+def _problem(settings: type[BaseSettings], problem: ErrorDetails) -> str:
+    if not problem["loc"]:  # a rule between settings, which names them itself
+        return problem["msg"].removeprefix("Value error, ")
+    return f"{_variable(settings, str(problem['loc'][0]))}: {problem['msg'].lower()}"
 
 
 def _variable(settings: type[BaseSettings], field: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.ingest.acceptance import Limits
 from shared.worker import PipelineSettings
@@ -34,6 +35,15 @@ class Settings(PipelineSettings):
     ingest_recent_events: int = Field(
         100_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
     )
+
+    @model_validator(mode="after")
+    def _enough_connections(self) -> Self:
+        """A lane that holds a connection asks for a second one to make a month's partition; so does attributing held events."""
+        if self.database_pool_max < self.ingest_lanes + 2:
+            raise ValueError(
+                f"TALLYSTICK_DATABASE_POOL_MAX: {self.ingest_lanes} lanes need at least {self.ingest_lanes + 2} connections"
+            )
+        return self
 
     def limits(self) -> Limits:
         """Return the limits for acceptance."""
