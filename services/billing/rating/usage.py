@@ -70,7 +70,12 @@ def merge(deltas: Iterable[UsageDelta]) -> dict[UsageKey, Quantities]:
         if found is None:
             found = merged[key] = Quantities()
         found.add(delta)
-    return dict(sorted(merged.items()))
+    return dict(sorted(merged.items(), key=_by_subscription))
+
+
+def _by_subscription(item: tuple[UsageKey, Quantities]) -> tuple[object, ...]:
+    subscription_id, *rest = item[0]
+    return subscription_id.int, *rest  # integers compare twice as fast as UUIDs, in the same order
 
 
 class Payer(NamedTuple):
