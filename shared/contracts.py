@@ -7,6 +7,7 @@ Messages are decoded with msgspec, whose errors name the field and what was expe
 from __future__ import annotations
 
 from datetime import datetime
+from inspect import cleandoc
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -83,27 +84,41 @@ class UsageEvent(Struct, frozen=True, gc=False):
 
 
 def usage_event_schema() -> dict[str, Any]:
-    """Return the published JSON Schema (2020-12) of a usage event, as structured-mode CloudEvents JSON."""
+    """Return the published JSON Schema (2020-12) of a usage event, as structured-mode CloudEvents JSON.
+
+    Ingest accepts what it admits, but for what a schema cannot say: `cached_tokens` within `request_tokens`, a `time` with
+    a zone and inside the window of acceptance, the size of metadata and of the record, no NUL character in a text.
+    """
     _, components = msgspec.json.schema_components([UsageEvent], ref_template="#/$defs/{name}")
     event, data = components["UsageEvent"], components["UsageData"]
     event["properties"]["specversion"] = {"const": SPEC_VERSION}
     event["properties"]["type"] = {"const": USAGE_TYPE}
+    event["properties"]["time"]["description"] = "When it was used: RFC 3339 with a zone, microseconds."
     event["properties"]["subject"]["description"] = "Subscription id (UUID)."
-    event["properties"]["datacontenttype"] = {"const": "application/json"}
+    event["properties"]["datacontenttype"] = {
+        "description": "application/json; `data` is read as JSON whatever it says."
+    }
     data["additionalProperties"] = True  # unknown attributes are kept under metadata
-    used_what = {"anyOf": [{"required": ["model"]}, {"required": ["tool_name"]}]}
-    data.update(used_what)
+    data["properties"]["cached_tokens"]["description"] = "Part of request_tokens, never more than those."
+    data["anyOf"] = [_given("model"), _given("tool_name")]
     event["anyOf"] = [
-        {"required": ["subject"]},
-        {"properties": {"data": {"anyOf": [{"required": ["api_key_id"]}, {"required": ["api_key_hash"]}]}}},
+        _given("subject"),
+        {"properties": {"data": {"anyOf": [_given("api_key_id"), _given("api_key_hash")]}}},
     ]
+    for part in (event, data):
+        part["description"] = cleandoc(part["description"])
     return {
+        **event,
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:tallystick:usage-event:v1",
         "title": "Tallystick usage event",
-        **event,
         "$defs": {"UsageData": data},
     }
+
+
+def _given(name: str) -> dict[str, Any]:
+    """Return a schema that asks for an attribute with a text in it."""
+    return {"required": [name], "properties": {name: {"type": "string", "minLength": 1}}}
 
 
 # --- usage.recorded (ingest → aggregator, billing) -------------------------------------------------------------------

@@ -114,7 +114,7 @@ def _judge(
         return Rejected(
             Reason.MISSING_FIELD, "data needs a model or a tool_name: without one nobody can tell what was used"
         )
-    if event.subject is None and data.api_key_id is None and data.api_key_hash is None:
+    if not (event.subject or data.api_key_id or data.api_key_hash):
         return Rejected(
             Reason.NOBODY_NAMED, "give a subject (subscription id), data.api_key_id or data.api_key_hash: who used it?"
         )
