@@ -86,6 +86,24 @@ async def test_what_is_priced_differently_is_on_lines_of_its_own(desk: Desk) -> 
     assert await desk.differing() == []
 
 
+async def test_features_of_a_model_share_its_lines_and_tools_have_their_own(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    await make_price(desk.pool, model=None, tool="query-docs", per_request="0.003")
+    sub = customer.subscription_id
+    await desk.use(
+        *(usage(sub, request_tokens=1000, feature_type=feature) for feature in ("chat", "analysis", None)),
+        *(usage(sub, model=None, tool_name="query-docs", feature_type=feature) for feature in ("docs", None)),
+    )
+    await desk.close()
+    lines = await desk.fetch("SELECT description, quantity, event_count FROM invoice_lines ORDER BY position")
+    assert [tuple(line) for line in lines] == [
+        ("gpt-4o: input tokens (balanced)", 3000, 3),
+        ("query-docs: requests (balanced)", 1, 1),
+        ("query-docs: requests (balanced)", 1, 1),
+    ]
+    assert await desk.differing() == []
+
+
 async def test_closing_twice_makes_one_invoice(desk: Desk) -> None:
     customer = await make_customer(desk.pool)
     await desk.use(usage(customer.subscription_id, request_tokens=10_000))

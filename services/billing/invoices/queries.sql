@@ -44,20 +44,22 @@ RETURNING id, user_id, currency;
 
 -- name: claim
 -- Ties usage before $5 of the customers ($2 user, $3 currency) of drafts ($1) to lines, and says what each group of it comes to.
--- A group is what one price charges alike; usage from before $4 is grouped by its month. The id of its line is derived from its key,
--- so that one statement marks and sums the same rows: usage that is rated meanwhile is in neither.
+-- A group is what one price charges alike: of a model whatever the feature, else by tool and feature; usage from before $4 by its month.
+-- The id of its line is derived from its key, so that one statement marks and sums the same rows: usage that is rated meanwhile is in
+-- neither.
 WITH claimed AS (
     UPDATE rated_usage r
     SET invoice_line_id = encode(substr(sha256(convert_to(jsonb_build_array(d.invoice_id, r.subscription_id, r.price_id, trim_scale(r.multiplier),
-            r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok,
+            r.model_id, CASE WHEN r.model_id = '' THEN r.tool_name END, CASE WHEN r.model_id = '' THEN r.feature_type END, r.power_level, r.byok,
             CASE WHEN r.hour < $4::timestamptz THEN to_char(r.hour AT TIME ZONE 'UTC', 'YYYY-MM') END)::text, 'UTF8')), 1, 16), 'hex')::uuid
     FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS d (invoice_id, user_id, currency)
     WHERE r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
       AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL
-    RETURNING d.invoice_id, r.*, rated_usage_digest(r) AS digest
+    RETURNING d.invoice_id, r.*, CASE WHEN r.model_id = '' THEN r.tool_name ELSE '' END AS tool,
+              CASE WHEN r.model_id = '' THEN r.feature_type ELSE '' END AS feature, rated_usage_digest(r) AS digest
 )
-SELECT c.invoice_id, c.invoice_line_id AS line_id, c.subscription_id, c.price_id, c.model_id, c.tool_name, c.feature_type, c.power_level, c.byok,
-       min(trim_scale(c.multiplier)) AS multiplier,
+SELECT c.invoice_id, c.invoice_line_id AS line_id, c.subscription_id, c.price_id, c.model_id, c.tool AS tool_name, c.feature AS feature_type,
+       c.power_level, c.byok, min(trim_scale(c.multiplier)) AS multiplier,
        CASE WHEN min(c.hour) < $4 THEN date_trunc('month', min(c.hour), 'UTC') ELSE $4 END AS period_start,
        CASE WHEN min(c.hour) < $4 THEN least($4, (date_trunc('month', min(c.hour) AT TIME ZONE 'UTC') + interval '1 month') AT TIME ZONE 'UTC')
             ELSE $5 END AS period_end,
@@ -70,7 +72,7 @@ SELECT c.invoice_id, c.invoice_line_id AS line_id, c.subscription_id, c.price_id
        sum(c.amount) AS amount, min(c.first_event_at) AS first_event_at, max(c.last_event_at) AS last_event_at,
        sum(c.digest)::text AS checksum
 FROM claimed c JOIN model_prices p ON p.id = c.price_id
-GROUP BY c.invoice_id, c.invoice_line_id, c.subscription_id, c.price_id, c.model_id, c.tool_name, c.feature_type, c.power_level, c.byok, p.id;
+GROUP BY c.invoice_id, c.invoice_line_id, c.subscription_id, c.price_id, c.model_id, c.tool, c.feature, c.power_level, c.byok, p.id;
 
 -- name: discard
 -- Takes back drafts that turned out to have nothing on them.
