@@ -275,7 +275,8 @@ async def test_no_line_slips_into_an_invoice_that_is_being_issued(database_pool:
         async with issuer.transaction():
             await issue(issuer, invoice)
             late = asyncio.create_task(add_line(writer, invoice, "1.00"))
-            while not await issuer.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            waiting = "SELECT cardinality(pg_blocking_pids($1)) > 0"
+            while not await issuer.fetchval(waiting, writer.get_server_pid()):
                 assert not late.done(), "the line did not wait for the issuing transaction"
         with pytest.raises(Exception, match="is issued"):
             await late
