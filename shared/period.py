@@ -72,5 +72,5 @@ class Period:
         """Return the month named `YYYY-MM`. Raises `ValueError` that says what a month looks like."""
         try:
             return cls.month_of(datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError(f"'{text}' is not a month; write it like 2026-11") from None

@@ -5,8 +5,10 @@
 
 -- Digits after the point (ISO 4217); the same table as shared.money.MINOR_UNITS, which a test compares.
 CREATE FUNCTION minor_units(currency text) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN currency IN ('JPY', 'KRW', 'CLP', 'ISK', 'VND') THEN 0
-                WHEN currency IN ('BHD', 'KWD', 'TND', 'OMR', 'JOD') THEN 3
+    SELECT CASE WHEN currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF', 'UGX', 'UYI', 'VND',
+                                  'VUV', 'XAF', 'XOF', 'XPF') THEN 0
+                WHEN currency IN ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') THEN 3
+                WHEN currency IN ('CLF', 'UYW') THEN 4
                 ELSE 2 END
 $$;
 
