@@ -28,8 +28,8 @@ def migrate(
     url = connect.database_url()
     if reset and not yes:
         _ask_before_dropping(url)
-    applied = asyncio.run((migrations.reset if reset else migrations.migrate)(url, say=print))
-    print(f"{len(applied)} migrations applied" if applied else "the schema is up to date")
+    applied = asyncio.run((migrations.reset if reset else migrations.migrate)(url, say=typer.echo))
+    typer.echo(f"{len(applied)} migrations applied" if applied else "the schema is up to date")
 
 
 def seed(
@@ -43,7 +43,7 @@ def seed(
 
     result = asyncio.run(seed_database(connect.database_url(), test_data=test_data))
     made = [f"{count} {name.replace('_', ' ')}" for name, count in asdict(result).items() if count]
-    print(
+    typer.echo(
         "the reference data are there"
         + (f"; made {', '.join(made)}" if made else "; nothing to add" if test_data else "")
     )

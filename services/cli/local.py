@@ -24,11 +24,11 @@ def up() -> None:
     """
     from deploy.local import stack  # noqa: PLC0415 (slow to import)
 
-    running = stack.up(say=print)
-    print()
+    running = stack.up(say=typer.echo)
+    typer.echo("")
     for name, value in running.environment().items():
-        print(f"{name}={value}")
-    print(
+        typer.echo(f"{name}={value}")
+    typer.echo(
         "\nEvery tallystick command of this checkout finds them; other programs do after `eval $(tallystick local env)`."
     )
 
@@ -38,8 +38,8 @@ def down(purge: bool = typer.Option(False, "--purge", help="Also remove the data
     """Stop what `tallystick local up` started."""
     from deploy.local import stack  # noqa: PLC0415
 
-    if not stack.down(purge=purge, say=print):
-        print("the local stack was not running")
+    if not stack.down(purge=purge, say=typer.echo):
+        typer.echo("the local stack was not running")
 
 
 @app.command()
@@ -49,15 +49,15 @@ def status() -> None:
 
     running = stack.status()
     if running is None:
-        print("the local stack is not running; start it with `tallystick local up`")
+        typer.echo("the local stack is not running; start it with `tallystick local up`")
         raise typer.Exit(NOT_RUNNING)
     if not running.servers and not running.ended:
-        print("the local stack is being started")
+        typer.echo("the local stack is being started")
     for server in running.servers:
-        print(f"{server.name.capitalize()}: {server.description}")
-        print(f"  at {server.address}\n  process {server.pid}, log {server.log}")
+        typer.echo(f"{server.name.capitalize()}: {server.description}")
+        typer.echo(f"  at {server.address}\n  process {server.pid}, log {server.log}")
     for server in running.ended:
-        print(f"{server.name.capitalize()}: has ended, see {server.log}; `tallystick local up` starts it again")
+        typer.echo(f"{server.name.capitalize()}: has ended, see {server.log}; `tallystick local up` starts it again")
 
 
 @app.command()
@@ -66,4 +66,4 @@ def env() -> None:
     from deploy.local import connect  # noqa: PLC0415
 
     for name, value in connect.environment().items():
-        print(f"export {name}={shlex.quote(value)}")
+        typer.echo(f"export {name}={shlex.quote(value)}")
