@@ -50,11 +50,15 @@ def wait_for_end(pid: int) -> None:
 
 
 def run_python(code: str) -> subprocess.Popen[str]:
-    """A Python process of ours that runs `code`, in a session of its own as if in another terminal."""
+    """A Python process of ours that runs `code`, in a session of its own as if in another terminal; killed if it takes too long."""
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True
     )
+    limit = threading.Timer(END_SECONDS, process.kill)
+    limit.daemon = True
+    limit.start()
+    return process
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
