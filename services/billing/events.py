@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from shared.contracts import BILLING_EVENTS, BillingEvent, encode
 from shared.ids import uuid7
-from shared.money import EXACT
 from shared.outbox import Message
 
 CREDITS_LOW: Final = "tallystick.credits.low.v1"
@@ -24,8 +22,3 @@ def billing_event(kind: EventType, user_id: UUID, occurred_at: datetime, data: d
     message_id = uuid7()
     body = BillingEvent(id=str(message_id), type=kind, time=occurred_at, subject=str(user_id), data=data)
     return Message(topic=BILLING_EVENTS, key=str(user_id).encode(), value=encode(body), id=message_id)
-
-
-def amount_text(amount: Decimal) -> str:
-    """Spell an amount exactly: all its digits, no exponent, no zeros at its end."""
-    return f"{amount.normalize(EXACT):f}"

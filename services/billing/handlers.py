@@ -39,20 +39,24 @@ class RateRecorded:
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
         """Store what the new messages of a slice are worth, and its position; return what settles and counts it."""
-        started, run_id = perf_counter(), uuid7()
+        started, run_id, at = perf_counter(), uuid7(), batch.position
 
         messages = [decode(record) for record in batch.records]
-        new = await store.receive(connection, run_id, self.cluster, batch, messages)
+        await store.begin_run(connection, run_id, self.cluster, at, batch.next_offset)
+        new = await store.receive(connection, run_id, messages)
         usage = merge(delta for message in new for delta in message.deltas)
 
         payers = await store.read_payers(connection, {key.subscription_id for key in usage})
         rated = await self.prices.rate(connection, usage, payers)
 
         await store.insert_rated(connection, run_id, rated)
-        await store.advance_position(connection, self.cluster, batch, applied=len(new))
+        duplicates = len(messages) - len(new)
+        await store.advance_position(
+            connection, self.cluster, at, batch.next_offset, applied=len(new), duplicates=duplicates, gaps=batch.gaps
+        )
 
         metrics.SLICE_SECONDS.observe(perf_counter() - started)
-        return partial(self.committed, new, len(messages) - len(new), rated)
+        return partial(self.committed, new, duplicates, rated)
 
     async def committed(self, new: Sequence[UsageRecorded], duplicates: int, rated: Sequence[RatedRow]) -> None:
         """After COMMIT: settle at once whose credits are nearly gone, count the rest. The timer settles everybody else."""

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from services.billing.events import amount_text
+from services.billing.amounts import amount_text
 from services.billing.rating.rating import RatedRow
 from shared.money import exact
 

@@ -12,9 +12,10 @@ import asyncpg
 import structlog
 
 from services.billing import metrics
+from services.billing.amounts import amount_text
 from services.billing.credits import store
 from services.billing.credits.credits import Notice, Pending, Settlement, notices
-from services.billing.events import CREDITS_EXHAUSTED, CREDITS_LOW, EventType, amount_text, billing_event
+from services.billing.events import CREDITS_EXHAUSTED, CREDITS_LOW, EventType, billing_event
 from shared.clock import Clock
 from shared.outbox import Message, Outbox
 from shared.postgres import Connection, Pool, transaction

@@ -68,3 +68,42 @@ WHERE (r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.pow
 -- name: held
 -- How much usage waits for a price, and since which hour of usage.
 SELECT count(*) AS rows, coalesce(sum(requests), 0)::bigint AS events, min(hour) AS since FROM rated_usage WHERE amount IS NULL;
+
+-- name: log_against_rated
+-- The keys, at most $4, whose rated usage does not sum to what the log has for event times from $1 up to $2, of subscription $3
+-- or of all; `total` says how many there are. Only batches that billing has rated whole; whose usage is in one that it has
+-- rated in part is left out. Rows that adjust after a change of price sum to nothing here.
+WITH heard AS MATERIALIZED (
+    SELECT b.batch_id, i.messages >= b.message_count AS whole
+    FROM usage_batches b JOIN (SELECT batch_id, count(*) AS messages FROM billing_inbox GROUP BY batch_id) i USING (batch_id)
+), logged AS (
+    SELECT l.*, h.whole
+    FROM usage_logs l JOIN heard h USING (batch_id)
+    WHERE l.created_at >= $1 AND l.created_at < $2 AND ($3::uuid IS NULL OR l.subscription_id = $3)
+), log AS (
+    SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
+           coalesce(tool_name, '') AS tool_name, coalesce(feature_type, '') AS feature_type, power_level, byok,
+           CASE WHEN status_code < 400 THEN 2 ELSE status_code / 100 END AS status_class, bool_and(whole) AS whole,
+           count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors, sum(request_tokens) AS request_tokens,
+           sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens,
+           coalesce(sum(tokens_returned), 0) AS tokens_returned
+    FROM logged GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+), rated AS (
+    SELECT subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class::integer AS status_class,
+           sum(requests) AS requests, sum(errors) AS errors, sum(request_tokens) AS request_tokens,
+           sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens, sum(tokens_returned) AS tokens_returned
+    FROM rated_usage
+    WHERE hour >= $1 AND hour < $2 AND ($3::uuid IS NULL OR subscription_id = $3)
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+), sides AS (
+    SELECT subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class,
+           ARRAY[coalesce(l.requests, 0), coalesce(l.errors, 0), coalesce(l.request_tokens, 0), coalesce(l.response_tokens, 0),
+                 coalesce(l.cached_tokens, 0), coalesce(l.tokens_returned, 0)]::bigint[] AS logged,
+           ARRAY[coalesce(r.requests, 0), coalesce(r.errors, 0), coalesce(r.request_tokens, 0), coalesce(r.response_tokens, 0),
+                 coalesce(r.cached_tokens, 0), coalesce(r.tokens_returned, 0)]::bigint[] AS rated
+    FROM log l FULL JOIN rated r USING (subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class)
+    WHERE subscription_id NOT IN (SELECT subscription_id FROM log WHERE NOT whole)
+)
+SELECT *, count(*) OVER () AS total FROM sides WHERE logged <> rated
+ORDER BY subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class
+LIMIT $4;

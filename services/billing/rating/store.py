@@ -11,10 +11,10 @@ from uuid import UUID
 
 from services.billing.rating.rating import ONE_TOKEN_OF_1K, Component, Factors, Price, PriceBook, Rated, RatedRow
 from services.billing.rating.usage import Payer, Quantities, UsageKey
-from shared.consumer import Slice
 from shared.contracts import UsageRecorded
 from shared.errors import BrokenInvariant
 from shared.money import exact
+from shared.positions import Position
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -86,14 +86,15 @@ async def read_payers(connection: Connection, subscriptions: Collection[UUID]) -
     return payers
 
 
-async def receive(
-    connection: Connection, run_id: UUID, cluster: str, batch: Slice, messages: Sequence[UsageRecorded]
-) -> list[UsageRecorded]:
-    """Begin a rating run with a slice's messages; return those that were never rated, each once."""
-    at = batch.position
+async def begin_run(connection: Connection, run_id: UUID, cluster: str, at: Position, next_offset: int) -> None:
+    """Begin a rating run of the messages from a position up to `next_offset`."""
     await connection.execute(
-        SQL["begin_run"], run_id, cluster, at.topic, at.partition, at.epoch, batch.first_offset, batch.next_offset
+        SQL["begin_run"], run_id, cluster, at.topic, at.partition, at.epoch, at.next_offset, next_offset
     )
+
+
+async def receive(connection: Connection, run_id: UUID, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
+    """Note messages as rated by a run; return those that were never rated, each once."""
     by_identity = {(m.batch_id, m.part): m for m in messages}
     rows = await connection.fetch(
         SQL["receive"],
@@ -127,16 +128,16 @@ def _records(run_id: UUID, rows: Sequence[RatedRow]) -> Iterator[tuple[Any, ...]
         )  # fmt: skip
 
 
-async def advance_position(connection: Connection, cluster: str, batch: Slice, *, applied: int) -> None:
-    """Move the position past a slice of which `applied` messages were new. Raises `BrokenInvariant` if it is not where the slice began."""
-    at = batch.position
+async def advance_position(
+    connection: Connection, cluster: str, at: Position, next_offset: int, *, applied: int, duplicates: int, gaps: int
+) -> None:
+    """Move the position on to `next_offset`. Raises `BrokenInvariant` if it is not where the slice began."""
     moved = await connection.execute(
-        SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, batch.first_offset, batch.next_offset,
-        applied, len(batch.records) - applied, batch.gaps,
+        SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, at.next_offset, next_offset, applied, duplicates, gaps
     )  # fmt: skip
     if moved != "UPDATE 1":
         raise BrokenInvariant(
-            f"the position of {at.topic}[{at.partition}] was not at {batch.first_offset} although its row was locked"
+            f"the position of {at.topic}[{at.partition}] was not at {at.next_offset} although its row was locked"
         )
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.billing.amounts import amount_text
 from services.billing.credits.credits import Account, Claim, Pending, Settlement, notices, to_credits
-from services.billing.events import amount_text
 from services.billing.rating.rating import Price, Rated, RatedRow
 from services.billing.rating.usage import Payer, Quantities, UsageKey
 
