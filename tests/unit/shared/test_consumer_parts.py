@@ -1,0 +1,61 @@
+"""The pure parts of exactly-once consumption."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.consumer import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, Slice, _backoff, check_position
+from shared.errors import BrokenInvariant
+from shared.positions import Position
+from tests.unit.ingest.events import record
+
+
+def position(next_offset: int, *, start: int = 0) -> Position:
+    return Position("usage.events", 3, 0, start, next_offset)
+
+
+@given(st.integers(0, 1_000), st.sets(st.integers(0, 1_000), min_size=1))
+def test_every_offset_of_a_slice_is_a_record_or_a_gap(first: int, offsets: set[int]) -> None:
+    records = [record(b"", offset=first + offset) for offset in sorted(offsets)]
+    batch = Slice(position(first), records)
+
+    assert batch.first_offset == first
+    assert batch.next_offset == records[-1].offset + 1
+    assert batch.next_offset - batch.first_offset == len(records) + batch.gaps
+    assert batch.gaps == len(set(range(batch.first_offset, batch.next_offset)) - {r.offset for r in records})
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100))
+def test_a_position_is_sound_if_the_broker_holds_the_next_record_or_is_waiting_for_it(
+    beginning: int, held: int, next_offset: int
+) -> None:
+    end = beginning + held
+    if beginning <= next_offset <= end:
+        check_position(position(next_offset), beginning, end)
+    else:
+        with pytest.raises(BrokenInvariant):
+            check_position(position(next_offset), beginning, end)
+
+
+def test_a_topic_that_was_recreated_is_told_with_place_and_page() -> None:
+    with pytest.raises(
+        BrokenInvariant, match=r"usage\.events\[3\] ends at offset 5, but everything below 9 .*topic-recreated\.md"
+    ):
+        check_position(position(9), 0, 5)
+
+
+def test_records_that_retention_took_are_counted() -> None:
+    with pytest.raises(
+        BrokenInvariant,
+        match=r"begins at offset 30, but 10 is next: retention deleted 20 records.*retention-overrun\.md",
+    ):
+        check_position(position(10), 30, 50)
+
+
+@given(st.integers(1, 10_000))
+def test_backoff_grows_and_stays_below_the_poll_interval(failures: int) -> None:
+    most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures - 1, 20))
+
+    assert most / 2 <= _backoff(failures) <= most
