@@ -128,6 +128,8 @@ async def _apply_pending(
     connection: asyncpg.Connection, migrations: Sequence[Migration], say: Callable[[str], None] | None
 ) -> list[Migration]:
     to_apply = _not_applied(migrations, await _history(connection))
+    if say:
+        connection.add_log_listener(_warnings_to(say))
     await connection.execute(_SQL["create_history"])
     for migration in to_apply:
         if say:
@@ -135,7 +137,29 @@ async def _apply_pending(
         async with connection.transaction():
             await _run(connection, migration)
             await connection.execute(_SQL["record"], migration.version, migration.name, migration.checksum)
+    await _apply_role_rights(connection, again=bool(to_apply))
     return to_apply
+
+
+async def _apply_role_rights(connection: asyncpg.Connection, *, again: bool) -> None:
+    """Grant the service roles their rights: for new relations if something was applied, else for roles that have none yet."""
+    if await connection.fetchval(_SQL["has_role_rights"]) and (
+        again or await connection.fetchval(_SQL["roles_without_rights"])
+    ):
+        await connection.execute(_SQL["apply_role_rights"])
+
+
+def _warnings_to(say: Callable[[str], None]) -> Callable[[asyncpg.Connection, asyncpg.PostgresLogMessage], None]:
+    """Return a listener that tells a person, once each, what the server warns of; notices are for those who read its log."""
+    said: set[str] = set()
+
+    def listen(_: asyncpg.Connection, message: asyncpg.PostgresLogMessage) -> None:
+        text = " – ".join(part for part in (message.message, message.hint) if part)
+        if message.severity_en == "WARNING" and text not in said:
+            said.add(text)
+            say(f"warning: {text}")
+
+    return listen
 
 
 async def _history(connection: asyncpg.Connection) -> dict[str, asyncpg.Record]:

@@ -23,7 +23,8 @@ _START_SECONDS = 120
 _PORT_ATTEMPTS = 3
 _JVM_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseG1GC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 _QUICK_JVM_OPTIONS = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-_LOG_OPTIONS = (
+_ALWAYS = (
+    "-XX:-UsePerfData",  # it would leave a directory in /tmp
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
     "-Dlog4j2.StatusLogger.level=OFF",  # log4j is on the class path but has nothing to say: slf4j-simple writes the log
@@ -120,7 +121,7 @@ class Kafka:
 
     def _java_command(self, jvm_options: tuple[str, ...], *arguments: str) -> list[str]:
         class_path = ":".join(map(str, self._class_path))
-        return [str(self._java.launcher), *jvm_options, *_LOG_OPTIONS, "-cp", class_path, *arguments]
+        return [str(self._java.launcher), *jvm_options, *_ALWAYS, "-cp", class_path, *arguments]
 
     def _write_properties(self, port: int, controller: int) -> None:
         settings = _SETTINGS | {

@@ -27,6 +27,8 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
+    "verify": "services.cli.rebuild:verify",
+    "rebuild": "services.cli.rebuild:rebuild",
     "schema": "services.cli.schema:app",
 }
 
