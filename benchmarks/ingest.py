@@ -145,13 +145,7 @@ async def worker(server: str, kafka: str, sent: Traffic, owners: list[str]) -> f
             [sys.executable, "-m", "services.ingest"], env=environment
         )
         try:
-            rate = await measure(connection, len(sent.records))
-            usage = psutil.Process(process.pid)
-            print(
-                f"worker: {rate:.0f} events/s, {sum(usage.cpu_times()[:2]) / len(sent.records) * 1e6:.1f} µs of CPU an event, "
-                f"{usage.memory_info().rss / 2**20:.0f} MiB",
-                file=sys.stderr,
-            )
+            rate = await measure(connection, len(sent.records), process.pid)
         finally:
             process.terminate()
             process.wait(30)
@@ -164,16 +158,27 @@ async def worker(server: str, kafka: str, sent: Traffic, owners: list[str]) -> f
         return rate
 
 
-async def measure(connection: asyncpg.Connection, records: int) -> float:
-    """Poll the positions from the first commit to the last."""
-    first: tuple[float, int] | None = None
+async def measure(connection: asyncpg.Connection, records: int, pid: int) -> float:
+    """Poll the positions from the first commit to the last; say what CPU the worker spent between them."""
+    process = psutil.Process(pid)
+    first: tuple[float, int, float] | None = None
     deadline = time.perf_counter() + 300
     while time.perf_counter() < deadline:
         done = int(await connection.fetchval("SELECT coalesce(sum(next_offset), 0) FROM ingest_positions"))
         if done and first is None:
-            first = (time.perf_counter(), done)
+            first = (time.perf_counter(), done, sum(process.cpu_times()[:2]))
         if done >= records and first is not None:
-            return (done - first[1]) / (time.perf_counter() - first[0])
+            events, seconds, cpu = (
+                done - first[1],
+                time.perf_counter() - first[0],
+                sum(process.cpu_times()[:2]) - first[2],
+            )
+            memory = process.memory_info().rss / 2**20
+            print(
+                f"worker: {events / seconds:.0f} events/s, {cpu / events * 1e6:.1f} µs of CPU an event, {memory:.0f} MiB",
+                file=sys.stderr,
+            )
+            return events / seconds
         await asyncio.sleep(0.02)
     raise SystemExit("the worker did not catch up within 300 s")
 

@@ -30,8 +30,8 @@ from shared.fetching import tolerate_header_names
 from shared.outbox import Message, NotAcknowledged
 from shared.settings import KafkaSettings
 
-PARTITION_FETCH_BYTES = 4 * 2**20
-"""Most bytes that one fetch brings from one partition: about 6,000 events of 670 bytes."""
+PARTITION_FETCH_BYTES = 2 * 2**20
+"""Most bytes that one fetch brings from one partition: about 3,000 events of 670 bytes."""
 
 
 LARGEST_MESSAGE_BYTES = 16 * 2**20

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-GENERATION = 100_000
+GENERATION = 50_000
 """Events in one generation; the window remembers between one and two of them, about 150 bytes each."""
 
 

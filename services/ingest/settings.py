@@ -33,7 +33,7 @@ class Settings(PipelineSettings):
         35, ge=1, le=36_500, description="How old an event may be when it arrives; older ones are quarantined."
     )
     ingest_recent_events: int = Field(
-        100_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
+        50_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
     )
 
     @model_validator(mode="after")
