@@ -31,6 +31,14 @@ Due = Callable[[datetime, datetime | None], Sequence[datetime]]
 Effect = Callable[[datetime], Awaitable[Mapping[str, Any]]]
 
 
+class Unfinished(Exception):
+    """A run did what it could, and has to be made again for the rest. `result` says what it came to."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        super().__init__(str(result))
+        self.result = result
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A scheduled job. `due(now, last)` says which times are due after the last recorded one, or after the first usage was
@@ -44,16 +52,17 @@ class Job:
 
 
 async def run_due(pool: Pool, clock: Clock, job: Job, *, worker: str) -> int:
-    """Make the runs of a job that are due and not recorded; return how many. Another worker that is at it makes it none.
+    """Make the runs of a job that are due or unfinished; return how many. Another worker that is at it makes it none.
 
-    The lock is held, and the run recorded, by a transaction around the effect: a run that died is not recorded, and is made
-    again.
+    The lock is held, and the runs recorded, by a transaction around the effects: a run whose worker died is not recorded,
+    one that failed is recorded as unfinished, and both are made again.
     """
     async with transaction(pool) as connection:
         if not await connection.fetchval(SQL["lock_job"], f"tallystick.job.{job.name}"):
             return 0
+        unfinished = [row["scheduled_for"] for row in await connection.fetch(SQL["unfinished_runs"], job.name)]
         last = await connection.fetchval(SQL["last_run"], job.name)
-        due = list(job.due(clock.now(), last))[-CATCH_UP_RUNS:]
+        due = unfinished + list(job.due(clock.now(), last))[-CATCH_UP_RUNS:]
         for scheduled_for in due:
             await _run(connection, job, scheduled_for, worker)
         return len(due)
@@ -61,15 +70,26 @@ async def run_due(pool: Pool, clock: Clock, job: Job, *, worker: str) -> int:
 
 async def _run(connection: Connection, job: Job, scheduled_for: datetime, worker: str) -> None:
     await connection.execute(SQL["begin_job"], job.name, scheduled_for, worker)
+    result, finished = await _effect(job, scheduled_for)
+    await connection.execute(SQL["end_job"], job.name, scheduled_for, json.dumps(result, default=str), finished)
+    metrics.JOB_RUNS.labels(job.name, "done" if finished else "failed").inc()
+    if finished:
+        metrics.JOB_FINISHED.labels(job.name).set_to_current_time()
+        log.info("job_done", job=job.name, scheduled_for=scheduled_for.isoformat(), **result)
+    else:
+        log.error(
+            "job_failed", job=job.name, scheduled_for=scheduled_for.isoformat(), then="it is tried again", **result
+        )
+
+
+async def _effect(job: Job, scheduled_for: datetime) -> tuple[Mapping[str, Any], bool]:
+    """Return what a run came to, and whether it is finished. Its work is in transactions of its own."""
     try:
-        result = await job.effect(scheduled_for)
-    except Exception:
-        metrics.JOB_RUNS.labels(job.name, "failed").inc()
-        raise
-    await connection.execute(SQL["finish_job"], job.name, scheduled_for, json.dumps(result, default=str))
-    metrics.JOB_RUNS.labels(job.name, "done").inc()
-    metrics.JOB_FINISHED.labels(job.name).set_to_current_time()
-    log.info("job_done", job=job.name, scheduled_for=scheduled_for.isoformat(), **result)
+        return await job.effect(scheduled_for), True
+    except Unfinished as unfinished:
+        return unfinished.result, False
+    except Exception as error:
+        return {"error": repr(error)}, False
 
 
 def closing_job(pool: Pool, clock: Clock, *, grace: timedelta, terms: Terms) -> Job:
@@ -78,7 +98,14 @@ def closing_job(pool: Pool, clock: Clock, *, grace: timedelta, terms: Terms) -> 
     async def close(scheduled_for: datetime) -> Mapping[str, Any]:
         month = Period.month_of(scheduled_for - grace - timedelta(microseconds=1))
         closing = await close_period(pool, month, clock=clock, grace=grace, terms=terms)
-        return {"period": f"{month.start:%Y-%m}", "invoices": len(closing.invoices), "failures": len(closing.failures)}
+        result = {
+            "period": f"{month.start:%Y-%m}",
+            "invoices": len(closing.invoices),
+            "failures": len(closing.failures),
+        }
+        if closing.failures:
+            raise Unfinished(result)
+        return result
 
     def due(now: datetime, last: datetime | None) -> Sequence[datetime]:
         return months_due(now, last, grace)

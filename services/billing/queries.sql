@@ -8,10 +8,15 @@ SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
 -- The time that the last recorded run of a job was due at, else when the first usage was rated: nothing is due before that.
 SELECT coalesce((SELECT max(scheduled_for) FROM job_runs WHERE job = $1), (SELECT rated_at FROM rating_runs ORDER BY id LIMIT 1));
 
--- name: begin_job
--- Records a run. The key makes a second run of the same time impossible.
-INSERT INTO job_runs (job, scheduled_for, worker) VALUES ($1, $2, $3);
+-- name: unfinished_runs
+-- Runs that did not come to an end: they are made again.
+SELECT scheduled_for FROM job_runs WHERE job = $1 AND finished_at IS NULL ORDER BY scheduled_for;
 
--- name: finish_job
--- Keeps what a run came to.
-UPDATE job_runs SET finished_at = clock_timestamp(), result = $3 WHERE job = $1 AND scheduled_for = $2;
+-- name: begin_job
+-- Records a run. The key makes it one run, however often it has to be begun.
+INSERT INTO job_runs (job, scheduled_for, worker) VALUES ($1, $2, $3)
+ON CONFLICT (job, scheduled_for) DO UPDATE SET started_at = excluded.started_at, worker = excluded.worker;
+
+-- name: end_job
+-- Keeps what a run came to; finished ($4) or to be made again.
+UPDATE job_runs SET finished_at = CASE WHEN $4 THEN clock_timestamp() END, result = $3 WHERE job = $1 AND scheduled_for = $2;

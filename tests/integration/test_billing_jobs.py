@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,24 +54,46 @@ async def test_months_that_were_missed_are_closed_in_order(desk: Desk) -> None:
     assert await desk.value("SELECT max(scheduled_for) FROM job_runs") == datetime(2027, 1, 2, tzinfo=UTC)
 
 
-async def test_a_run_that_fails_is_not_recorded_and_made_again(desk: Desk) -> None:
+async def test_a_run_that_fails_is_recorded_as_unfinished_and_made_again(desk: Desk) -> None:
     attempts: list[datetime] = []
 
     async def effect(scheduled_for: datetime) -> Mapping[str, Any]:
         attempts.append(scheduled_for)
         if len(attempts) == 1:
-            raise RuntimeError("worker died")
+            raise RuntimeError("no disk")
         return {}
 
-    def due(now: datetime, last: datetime | None) -> Sequence[datetime]:
-        return [now] if last is None or last < now else []
+    job = Job("fragile", DAY, lambda now, last: [now] if last is None or last < now else [], effect)
+    assert await run_due(desk.pool, desk.clock, job, worker="0") == 1
+    assert await desk.fetch("SELECT finished_at, result ->> 'error' FROM job_runs") == [
+        (None, "RuntimeError('no disk')")
+    ]
+    assert await run_due(desk.pool, desk.clock, job, worker="0") == 1
+    assert await run_due(desk.pool, desk.clock, job, worker="0") == 0
+    assert attempts == [desk.clock.now()] * 2
+    assert await desk.value("SELECT finished_at IS NOT NULL FROM job_runs")
 
-    job = Job("fragile", DAY, due, effect)
-    with pytest.raises(RuntimeError):
+
+async def test_a_worker_that_dies_in_a_run_leaves_no_record_of_it(desk: Desk) -> None:
+    async def effect(_scheduled_for: datetime) -> Mapping[str, Any]:
+        raise asyncio.CancelledError
+
+    job = Job("fatal", DAY, lambda now, _last: [now], effect)
+    with pytest.raises(asyncio.CancelledError):
         await run_due(desk.pool, desk.clock, job, worker="0")
     assert await desk.value("SELECT count(*) FROM job_runs") == 0
+
+
+async def test_a_month_with_a_customer_who_could_not_be_invoiced_is_closed_again(desk: Desk) -> None:
+    desk.clock.at = datetime(2026, 11, 2, tzinfo=UTC)
+    job = closing_job(desk.pool, desk.clock, grace=DAY, terms=Terms())
+    await desk.pool.execute("ALTER TABLE invoices ADD CONSTRAINT broken CHECK (status = 'draft')")
     assert await run_due(desk.pool, desk.clock, job, worker="0") == 1
-    assert attempts == [desk.clock.now()] * 2
+    assert await desk.value("SELECT result ->> 'failures' FROM job_runs WHERE finished_at IS NULL") == "1"
+    await desk.pool.execute("ALTER TABLE invoices DROP CONSTRAINT broken")
+    assert await run_due(desk.pool, desk.clock, job, worker="1") == 1
+    assert await desk.value("SELECT number FROM invoices") == "INV-2026-000001"
+    assert await run_due(desk.pool, desk.clock, job, worker="1") == 0
 
 
 async def test_the_books_are_proved_once_in_every_slot(desk: Desk) -> None:

@@ -54,9 +54,3 @@ ON CONFLICT (user_id, type, cause) DO NOTHING;
 -- name: owed
 -- What all users owe together, in credits, and how many of them do.
 SELECT coalesce(sum(owed), 0) AS credits, count(*) AS users FROM user_credits WHERE owed > 0;
-
--- name: settlement
--- One settlement, to explain it.
-SELECT s.*, t.sequence, t.balance_before, t.balance_after
-FROM credit_settlements s LEFT JOIN credit_transactions t ON t.id = s.transaction_id
-WHERE s.id = $1;

@@ -74,6 +74,16 @@ SELECT c.invoice_id, c.invoice_line_id AS line_id, c.subscription_id, c.price_id
 FROM claimed c JOIN model_prices p ON p.id = c.price_id
 GROUP BY c.invoice_id, c.invoice_line_id, c.subscription_id, c.price_id, c.model_id, c.tool, c.feature, c.power_level, c.byok, p.id;
 
+-- name: insert_lines
+-- Writes the lines of drafts. Not by COPY: that is refused under row-level security, to which billing's role is subject.
+INSERT INTO invoice_lines (
+    id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity, unit, unit_price, price_id,
+    usage_line_id, exact_amount, amount, currency, event_count, first_event_at, last_event_at, checksum, period_start, period_end)
+SELECT * FROM unnest(
+    $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::uuid[], $7::jsonb[], $8::text[], $9::numeric[], $10::text[], $11::numeric[],
+    $12::uuid[], $13::uuid[], $14::numeric[], $15::numeric[], $16::text[], $17::bigint[], $18::timestamptz[], $19::timestamptz[], $20::text[],
+    $21::timestamptz[], $22::timestamptz[]);
+
 -- name: discard
 -- Takes back drafts that turned out to have nothing on them.
 DELETE FROM invoices WHERE id = ANY($1::uuid[]) AND number IS NULL;
@@ -87,11 +97,3 @@ FROM unnest($1::uuid[], $2::numeric[], $3::numeric[], $4::numeric[], $5::numeric
      AS v (id, exact_subtotal, subtotal, tax, total, items)
 WHERE i.id = v.id AND i.number IS NULL
 RETURNING i.id, i.number;
-
--- name: invoice
--- One invoice with its lines in order, to show it.
-SELECT i.id, i.number, i.user_id, i.status, i.currency, i.period_start, i.period_end, i.subtotal, i.tax, i.total, i.issue_date, i.due_date,
-       l.id AS line_id, l.position, l.kind, l.description, l.quantity, l.unit, l.unit_price, l.amount, l.event_count, l.subscription_id
-FROM invoices i LEFT JOIN invoice_lines l ON l.invoice_id = i.id
-WHERE i.id = $1
-ORDER BY l.position;

@@ -72,20 +72,15 @@ def _whole_counts(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: int(v) if k.startswith("billed_") or k == "event_count" else v for k, v in row.items()}
 
 
-_LINE_COLUMNS = (
-    "id", "invoice_id", "position", "kind", "description", "subscription_id", "dimensions", "component", "quantity", "unit",
-    "unit_price", "price_id", "usage_line_id", "exact_amount", "amount", "currency", "event_count", "first_event_at",
-    "last_event_at", "checksum", "period_start", "period_end",
-)  # fmt: skip
-
-
 async def insert_lines(connection: Connection, invoices: Sequence[Invoice]) -> None:
     """Write the lines of drafts."""
     records = [record for invoice in invoices for record in _line_records(invoice)]
-    await connection.copy_records_to_table("invoice_lines", columns=_LINE_COLUMNS, records=records)
+    if records:
+        await connection.execute(SQL["insert_lines"], *zip(*records, strict=True))
 
 
 def _line_records(invoice: Invoice) -> Iterator[tuple[Any, ...]]:
+    """Yield the parameters of insert_lines, one line at a time."""
     for position, (line, amount) in enumerate(zip(invoice.lines, invoice.amounts, strict=True), start=1):
         yield (
             line.id, invoice.id, position, line.kind, line.description, line.subscription_id, json.dumps(line.dimensions),
