@@ -29,6 +29,7 @@ from aiokafka.errors import KafkaError
 from shared.errors import BrokenInvariant
 from shared.fetching import watch_fetches
 from shared.metrics import ConsumerMetrics
+from shared.placement import OutOfPlace, check_position, fresh_records
 from shared.positions import Position, Positions
 from shared.postgres import Connection, Pool, transaction
 
@@ -71,10 +72,6 @@ class Apply(Protocol):
     """Stores the effects of a slice *and advances its position* in the caller's transaction."""
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit: ...
-
-
-class _OutOfPlace(Exception):
-    """The records do not begin at the position: a missed seek, a gap not confirmed by a seek, or a topic cut off. Seek again."""
 
 
 @dataclass(slots=True)
@@ -240,13 +237,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                 raise BrokenInvariant(
                     f"the position of {tp.topic}[{tp.partition}] vanished: restore it before ingest goes on"
                 )
-            fresh = records
-            if fresh[0].offset < position.next_offset:
-                fresh = [record for record in records if record.offset >= position.next_offset]
-            if not fresh:  # seek again, and so look whether the topic still holds what we think it does
-                raise _OutOfPlace(f"got offsets below {position.next_offset}, which are stored already")
-            if fresh[0].offset > position.next_offset and state.sought != position.next_offset:
-                raise _OutOfPlace(f"got offset {fresh[0].offset}, position is {position.next_offset}")
+            fresh = fresh_records(records, position.next_offset, state.sought)
             batch = Slice(position, fresh)
             return batch.next_offset, await self.apply(connection, batch)
 
@@ -261,7 +252,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             return
         state.failures += 1
         self.metrics.redelivered(type(error).__name__)
-        delay = 0.0 if isinstance(error, _OutOfPlace) and state.failures == 1 else _backoff(state.failures)
+        delay = 0.0 if isinstance(error, OutOfPlace) and state.failures == 1 else _backoff(state.failures)
         log.warning(
             "batch_failed", topic=tp.topic, partition=tp.partition, error=repr(error), failures=state.failures, retry_seconds=round(delay, 2),
             exc_info=error if state.failures == 3 else None,
@@ -330,21 +321,6 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                 state.syncing.cancel()
         if self._subscriber is not None and self._subscriber.consumer is not None:
             await self._advise(now=True)
-
-
-def check_position(position: Position, beginning: int, end: int) -> None:
-    """Compare a stored position with the offsets that the broker holds (pure). Raises `BrokenInvariant` that says what to do."""
-    place = f"{position.topic}[{position.partition}]"
-    if position.next_offset > end:
-        raise BrokenInvariant(
-            f"{place} ends at offset {end}, but everything below {position.next_offset} was stored already: the topic was recreated or "
-            "lost data. Nothing is read until an operator decides (docs/how-to/topic-recreated.md)"
-        )
-    if position.next_offset < beginning:
-        raise BrokenInvariant(
-            f"{place} begins at offset {beginning}, but {position.next_offset} is next: retention deleted {beginning - position.next_offset} "
-            "records before they were read. Nothing is read until an operator decides (docs/how-to/retention-overrun.md)"
-        )
 
 
 def _backoff(failures: int) -> float:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.consumer import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, Slice, _backoff, check_position
+from shared.consumer import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, Slice, _backoff
 from shared.errors import BrokenInvariant
+from shared.placement import check_position
 from shared.positions import Position
 from tests.unit.ingest.events import record
 
