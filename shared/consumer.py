@@ -81,6 +81,7 @@ class _Partition:
     synced: bool = False
     halted: str | None = None
     sought: int | None = None
+    seeks: int = 0
     failures: int = 0
     next_offset: int = 0
     busy: bool = False
@@ -170,6 +171,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         if self._partitions.get(tp) is not state:
             return  # revoked while we asked
         self._consumer.seek(tp, position.next_offset)
+        state.seeks += 1
         state.sought = state.next_offset = position.next_offset
         state.synced = True
         self._consumer.resume(tp)
@@ -197,8 +199,13 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         lane = asyncio.Semaphore(self.lanes)
 
         async def one(tp: TopicPartition, mine: list[ConsumerRecord[bytes, bytes]]) -> None:
+            state = self._partitions.get(tp)
+            seeks = state.seeks if state else 0
             async with lane:
-                await self._consume_partition(tp, mine)
+                # A rebalance or a seek while these records waited for their lane makes them stale: they would pass for
+                # what follows a gap, since we sought to the position meanwhile. They come again.
+                if state and state.seeks == seeks and self._partitions.get(tp) is state:
+                    await self._consume_partition(tp, state, mine)
 
         by_partition = [
             (TopicPartition(records[0].topic, partition), list(group))
@@ -207,10 +214,11 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         await asyncio.gather(*(one(tp, mine) for tp, mine in by_partition))
         await self._advise()
 
-    async def _consume_partition(self, tp: TopicPartition, records: list[ConsumerRecord[bytes, bytes]]) -> None:
-        state = self._partitions.get(tp)
-        if state is None or not state.synced:
-            return  # revoked, or fetched before its seek: it comes again from its position
+    async def _consume_partition(
+        self, tp: TopicPartition, state: _Partition, records: list[ConsumerRecord[bytes, bytes]]
+    ) -> None:
+        if not state.synced:
+            return  # fetched before its seek: it comes again from its position
         state.busy = True
         try:
             next_offset, after_commit = await self._apply(tp, state, records)
