@@ -13,9 +13,9 @@ SELECT coalesce((SELECT max(scheduled_for) FROM job_runs WHERE job = $1), (SELEC
 SELECT scheduled_for FROM job_runs WHERE job = $1 AND finished_at IS NULL ORDER BY scheduled_for;
 
 -- name: begin_job
--- Records a run. The key makes it one run, however often it has to be begun.
+-- Records a run. The key makes it one run, begun once, however often it has to be made.
 INSERT INTO job_runs (job, scheduled_for, worker) VALUES ($1, $2, $3)
-ON CONFLICT (job, scheduled_for) DO UPDATE SET started_at = excluded.started_at, worker = excluded.worker;
+ON CONFLICT (job, scheduled_for) DO NOTHING;
 
 -- name: end_job
 -- Keeps what a run came to; finished ($4) or to be made again.
