@@ -30,11 +30,9 @@ def reconcile(
     if as_json:
         typer.echo(json.dumps(as_document(checks), default=str))
     else:
-        from rich.console import Console  # noqa: PLC0415
+        from services.cli.checks import console, show  # noqa: PLC0415
 
-        from services.cli.checks import show  # noqa: PLC0415
-
-        show(Console(), checks)
+        show(console(), checks)
     return 0 if all(check.holds for check in checks) else EXIT_BROKEN
 
 

@@ -29,6 +29,7 @@ def topics(
             prefix=kafka.kafka_topic_prefix,
         )
     )
-    for name, count in topic_plan(partitions).items():
+    for plain_name, count in topic_plan(partitions).items():
+        name = kafka.kafka_topic_prefix + plain_name
         happened = f"created with {count} partition{'' if count == 1 else 's'}" if name in created else "exists"
-        typer.echo(f"{kafka.kafka_topic_prefix}{name:24} {happened}")
+        typer.echo(f"{name:24} {happened}")

@@ -14,13 +14,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from deploy.local import ports, stack
 from deploy.local.directory import local_directory
 from deploy.local.external import servers_named_in, without_password
 from deploy.migrate import migrate
 from deploy.seed import seed as seed_database
+from services.cli.checks import console
 from services.cli.demo.display import Display
 from services.cli.demo.outcome import Outcome
 from services.cli.demo.sending import Sending, recorded, synthetic
@@ -37,7 +36,6 @@ from shared.postgres import connect, create_pool
 from shared.settings import load
 
 READY_SECONDS: Final = 60.0
-PLAIN_COLUMNS: Final = 120
 WORKER_SETTINGS: Final = {"TALLYSTICK_BILLING_CLOSE_PERIODS": "false"}
 """The story closes last month itself, when all of its usage has come; the scheduled job might do so before."""
 WORKER_LOGS: Final = "workers"
@@ -63,7 +61,7 @@ def run(options: Options, *, as_json: bool) -> bool:
     configure_logs(
         "error", service="demo"
     )  # the workers' logs are theirs; what we call logs to stderr, and only errors
-    display = Display(_console(as_json))
+    display = Display(console(stderr=as_json))
     display.chapter("Kafka and Postgres")
     with _servers(options.keep, display) as servers:
         os.environ.update(servers.environment() | WORKER_SETTINGS)
@@ -80,14 +78,6 @@ def run(options: Options, *, as_json: bool) -> bool:
     if as_json:
         print(json.dumps(asdict(outcome)))
     return outcome.reconciled
-
-
-def _console(as_json: bool) -> Console:
-    """Where the story is told; a pipe or a log has no width of its own, and 80 columns are few for tables."""
-    console = Console(stderr=as_json)
-    if not console.is_terminal:
-        console.width = PLAIN_COLUMNS
-    return console
 
 
 @contextmanager
