@@ -30,6 +30,19 @@ SELECT version, name, checksum FROM schema_migrations ORDER BY version;
 -- $1 version, $2 name, $3 checksum
 INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3);
 
+-- name: has_role_rights
+-- Whether the migrations have come to the roles of the services.
+SELECT to_regprocedure('apply_role_rights()') IS NOT NULL;
+
+-- name: roles_without_rights
+-- Roles that are missing, or that this database does not know: they were made, or it was restored on another server, after migrating.
+-- PUBLIC's rights do not count: it has none.
+SELECT count(*) FROM unnest(ARRAY['tallystick_ingest', 'tallystick_aggregator', 'tallystick_billing', 'tallystick_readonly']) AS role
+WHERE CASE WHEN to_regrole(role) IS NULL THEN true ELSE NOT has_any_column_privilege(role, 'subscriptions', 'SELECT') END;
+
+-- name: apply_role_rights
+SELECT apply_role_rights();
+
 -- name: drop_everything
 DROP SCHEMA IF EXISTS public CASCADE;
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from shared.errors import ServiceUnavailable
+from shared.errors import ConfigurationError, ServiceUnavailable
 
 Connection: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Pool: TypeAlias = asyncpg.Pool
@@ -21,11 +21,28 @@ DEMOTED = (asyncpg.ReadOnlySQLTransactionError, asyncpg.AdminShutdownError)
 """What a session says whose server stopped being the primary: the pool's other sessions are with the same one."""
 
 
-async def create_pool(dsn: str, *, min_size: int = 1, max_size: int = 8, application_name: str = "tallystick") -> Pool:
+NO_ROLE = "none"
+"""In place of a role: the login's own rights, and no word about roles to the server (a connection pooler may not take it)."""
+_ROLE_REFUSED = (
+    asyncpg.InvalidParameterValueError,  # there is no such role
+    asyncpg.UndefinedObjectError,
+    asyncpg.InsufficientPrivilegeError,  # the login may not act as it
+    asyncpg.ProtocolViolationError,  # a connection pooler does not pass it on
+)
+
+
+async def create_pool(
+    dsn: str,
+    *,
+    min_size: int = 1,
+    max_size: int = 8,
+    application_name: str = "tallystick",
+    role: str | None = None,
+) -> Pool:
     """Open a connection pool that stays with the primary. Raises `ServiceUnavailable` that says what to check.
 
-    `target_session_attrs=primary` keeps it away from a demoted server. Sessions think in UTC, and a statement that waits
-    for a lock gives up after 30 s instead of holding its partition for ever.
+    `target_session_attrs=primary` keeps it away from a demoted server. Sessions think in UTC, act with the rights of `role` instead of
+    the login's, and a statement that waits for a lock gives up after 30 s instead of holding its partition for ever.
     """
     try:
         return await asyncpg.create_pool(
@@ -34,18 +51,58 @@ async def create_pool(dsn: str, *, min_size: int = 1, max_size: int = 8, applica
             max_size=max_size,
             command_timeout=120,
             target_session_attrs="primary",
-            server_settings={"application_name": application_name, "TimeZone": "UTC", "lock_timeout": "30s"},
+            server_settings=_session(application_name, role) | {"lock_timeout": "30s"},
         )
     except UNREACHABLE as error:
         raise unavailable(dsn, error) from error
 
 
-async def connect(dsn: str, *, application_name: str = "tallystick") -> asyncpg.Connection:
-    """Open one connection. Raises `ServiceUnavailable` that says what to check."""
+async def connect(dsn: str, *, application_name: str = "tallystick", role: str | None = None) -> asyncpg.Connection:
+    """Open one connection, with the rights of `role` instead of the login's. Raises `ServiceUnavailable` that says what to check."""
     try:
-        return await asyncpg.connect(dsn, server_settings={"application_name": application_name, "TimeZone": "UTC"})
+        return await asyncpg.connect(dsn, server_settings=_session(application_name, role))
     except UNREACHABLE as error:
         raise unavailable(dsn, error) from error
+
+
+def _session(application_name: str, role: str | None) -> dict[str, str]:
+    return {"application_name": application_name, "TimeZone": "UTC"} | ({"role": role} if role else {})
+
+
+async def role_to_take(dsn: str, wanted: str, default: str) -> tuple[str | None, str]:
+    """Return the role to act as, or None and why the login's own rights are all there is.
+
+    `wanted` is what a person has set: a role, `none`, or nothing; then it is `default`, if the database has it and lets us. Raises
+    `ConfigurationError` when a role that a person asked for cannot be taken, and `ServiceUnavailable`.
+    """
+    if wanted == NO_ROLE:
+        return None, "it was told to"
+    role = wanted or default
+    problem = await _why_not(dsn, role)
+    if problem and wanted:
+        raise ConfigurationError(
+            f"TALLYSTICK_DATABASE_ROLE: cannot act as {role} ({problem}): run 'tallystick migrate', "
+            f"grant the role to the login, or set it to {NO_ROLE}"
+        )
+    return (None, problem) if problem else (role, "")
+
+
+async def _why_not(dsn: str, role: str) -> str:
+    """Try a connection with the role; return what is wrong with it, or nothing."""
+    try:
+        connection = await asyncpg.connect(dsn, server_settings=_session("tallystick-role", role))
+    except _ROLE_REFUSED as error:
+        return str(error)
+    except UNREACHABLE as error:
+        raise unavailable(dsn, error) from error
+    try:
+        if await connection.fetchval("SELECT current_user") != role:
+            return "a connection pooler did not pass it on"
+        if await connection.fetchval("SELECT has_any_column_privilege(to_regclass('subscriptions'), 'SELECT')"):
+            return ""
+        return f"{role} has no rights in this database"
+    finally:
+        await connection.close()
 
 
 def unavailable(dsn: str, error: BaseException) -> ServiceUnavailable:

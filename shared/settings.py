@@ -42,6 +42,12 @@ class PostgresSettings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "TALLYSTICK_DATABASE_URL"),
         description="postgresql:// address of the database.",
     )
+    database_role: str = Field(
+        "",
+        pattern=r"^[^\x00-\x1f\"]{0,63}$",
+        description="Role whose rights are used in place of the login's. Empty: tallystick_ingest, tallystick_aggregator or "
+        "tallystick_billing, if the login may act as it; none: the login's own rights, for a login per service.",
+    )
     database_pool_max: int = Field(8, ge=2, le=200, description="Most connections that one worker opens.")
 
 

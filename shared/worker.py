@@ -28,7 +28,7 @@ from shared.errors import ConfigurationError, TallystickError
 from shared.kafka import kafka_unavailable
 from shared.logs import configure_logs
 from shared.metrics import LOOP_DELAY
-from shared.postgres import Pool, create_pool
+from shared.postgres import NO_ROLE, Pool, create_pool, role_to_take
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, load
 
 log = structlog.get_logger("worker")
@@ -189,9 +189,20 @@ def _run(serve: Coroutine[Any, Any, None]) -> None:
         log.info("interrupted")
 
 
+async def _role(name: str, settings: PipelineSettings) -> str | None:
+    """Return the database role of the service, or None with a warning where it has to work with the rights of its login."""
+    role, problem = await role_to_take(settings.database_url, settings.database_role, f"tallystick_{name}")
+    if role is None and settings.database_role != NO_ROLE:
+        log.warning("rights_of_the_login", reason=problem, advice="see docs/how-to/secure-postgres-and-kafka.md")
+    return role
+
+
 async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Pool], Worker], default_port: int) -> None:
     pool = await create_pool(
-        settings.database_url, max_size=settings.database_pool_max, application_name=f"tallystick-{name}"
+        settings.database_url,
+        max_size=settings.database_pool_max,
+        application_name=f"tallystick-{name}",
+        role=await _role(name, settings),
     )
     try:
         worker = build(settings, pool)
