@@ -1,0 +1,196 @@
+-- The SQL of rebuilding, in the order of its story: whom it concerns, what the log gives, in what that differs, what is written.
+--
+-- Parameters $1 to $4 are always the same selection: event times from $1 up to $2, subscriptions $3 (NULL: all), without $4.
+-- Locks: subscriptions by id, then summaries by key, as in services/aggregator/queries.sql.
+
+-- name: act_as_rebuild
+-- Says for the audit trail who changes subscriptions in this transaction, and does not wait for a lock for ever.
+SELECT set_config('tallystick.actor', 'rebuild', true), set_config('lock_timeout', '60s', true);
+
+-- name: subscription_exists
+-- Whether there is such a subscription.
+SELECT EXISTS (SELECT FROM subscriptions WHERE id = $1);
+
+-- name: lock_subscriptions
+-- Takes subscriptions as the aggregator does before it writes their summaries. Whoever is applying usage of theirs ends first;
+-- whoever comes later waits, with its inbox rows not committed. NO KEY: inserts that refer to a subscription go on.
+SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE;
+
+-- name: partly_applied
+-- Batches that were announced in several messages of which some are applied: which of their rows that concerns, nothing tells.
+SELECT b.batch_id
+FROM usage_batches b JOIN aggregator_inbox i USING (batch_id)
+WHERE b.message_count > 1
+GROUP BY b.batch_id, b.message_count
+HAVING count(*) < b.message_count;
+
+-- name: subscriptions_of_batches
+-- Whose usage is in batches $4.
+SELECT DISTINCT subscription_id
+FROM usage_logs
+WHERE created_at >= $1 AND created_at < $2 AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND batch_id = ANY($4::uuid[])
+ORDER BY subscription_id;
+
+-- name: create_shadow
+-- The summaries as they are computed anew.
+CREATE TEMPORARY TABLE rebuilt_summaries (LIKE usage_summaries INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP;
+
+-- name: recompute_hours
+-- What the log gives for each hour, from batches that the aggregator has applied whole: for exactly these the summaries stand.
+-- Latency buckets ($5: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
+INSERT INTO rebuilt_summaries (
+    subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+WITH applied AS MATERIALIZED (
+    SELECT b.batch_id
+    FROM usage_batches b JOIN (SELECT batch_id, count(*) AS messages FROM aggregator_inbox GROUP BY batch_id) i USING (batch_id)
+    WHERE i.messages >= b.message_count
+), used AS (
+    SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
+           coalesce(tool_name, '') AS tool_name, status_code, request_tokens, response_tokens, cached_tokens, latency_ms,
+           width_bucket(latency_ms - 1, $5::integer[]) AS bucket
+    FROM usage_logs
+    WHERE created_at >= $1 AND created_at < $2
+      AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+      AND batch_id IN (SELECT batch_id FROM applied)
+)
+SELECT subscription_id, 'hour', hour, model_id, tool_name, count(*), count(*) FILTER (WHERE status_code >= 400),
+       sum(request_tokens)::bigint, sum(response_tokens)::bigint, sum(cached_tokens)::bigint,
+       coalesce(sum(latency_ms), 0), count(latency_ms),
+       ARRAY[count(*) FILTER (WHERE bucket = 0), count(*) FILTER (WHERE bucket = 1), count(*) FILTER (WHERE bucket = 2),
+             count(*) FILTER (WHERE bucket = 3), count(*) FILTER (WHERE bucket = 4), count(*) FILTER (WHERE bucket = 5),
+             count(*) FILTER (WHERE bucket = 6), count(*) FILTER (WHERE bucket = 7), count(*) FILTER (WHERE bucket = 8),
+             count(*) FILTER (WHERE bucket = 9), count(*) FILTER (WHERE bucket = 10), count(*) FILTER (WHERE bucket = 11)]
+FROM used
+GROUP BY subscription_id, hour, model_id, tool_name;
+
+-- name: recompute_coarser
+-- Days ($2) from hours ($1), months from days.
+INSERT INTO rebuilt_summaries (
+    subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+SELECT subscription_id, $2::text, date_trunc($2::text, period_start, 'UTC') AS start, model_id, tool_name,
+       sum(request_count)::bigint, sum(error_count)::bigint, sum(request_tokens)::bigint, sum(response_tokens)::bigint,
+       sum(cached_tokens)::bigint, sum(latency_sum_ms)::bigint, sum(latency_count)::bigint,
+       ARRAY[sum(latency_histogram[1])::bigint, sum(latency_histogram[2])::bigint, sum(latency_histogram[3])::bigint,
+             sum(latency_histogram[4])::bigint, sum(latency_histogram[5])::bigint, sum(latency_histogram[6])::bigint,
+             sum(latency_histogram[7])::bigint, sum(latency_histogram[8])::bigint, sum(latency_histogram[9])::bigint,
+             sum(latency_histogram[10])::bigint, sum(latency_histogram[11])::bigint, sum(latency_histogram[12])::bigint]
+FROM rebuilt_summaries
+WHERE period_type = $1::text
+GROUP BY subscription_id, start, model_id, tool_name;
+
+-- name: analyze_shadow
+-- Tells the planner how large the shadow is.
+ANALYZE rebuilt_summaries;
+
+-- name: count_events
+-- How many events the shadow adds up.
+SELECT coalesce(sum(request_count), 0)::bigint FROM rebuilt_summaries WHERE period_type = 'hour';
+
+-- name: create_differences
+-- The keys whose stored figures are not the recomputed ones. `founded`: the log has usage for the key.
+CREATE TEMPORARY TABLE differing_summaries (
+    subscription_id uuid, period_type text, period_start timestamptz, model_id text, tool_name text,
+    stored jsonb, recomputed jsonb, founded boolean
+) ON COMMIT DROP;
+
+-- name: find_differences
+-- Compares the shadow with what is stored, key by key; a row that is missing counts as zeros ($5: a histogram of none).
+INSERT INTO differing_summaries
+SELECT subscription_id, period_type, period_start, model_id, tool_name,
+       jsonb_build_object(
+           'requests', coalesce(s.request_count, 0), 'errors', coalesce(s.error_count, 0),
+           'request_tokens', coalesce(s.request_tokens, 0), 'response_tokens', coalesce(s.response_tokens, 0),
+           'cached_tokens', coalesce(s.cached_tokens, 0), 'latency_sum_ms', coalesce(s.latency_sum_ms, 0),
+           'latency_count', coalesce(s.latency_count, 0), 'latency_histogram', coalesce(s.latency_histogram, $5::bigint[])),
+       jsonb_build_object(
+           'requests', coalesce(r.request_count, 0), 'errors', coalesce(r.error_count, 0),
+           'request_tokens', coalesce(r.request_tokens, 0), 'response_tokens', coalesce(r.response_tokens, 0),
+           'cached_tokens', coalesce(r.cached_tokens, 0), 'latency_sum_ms', coalesce(r.latency_sum_ms, 0),
+           'latency_count', coalesce(r.latency_count, 0), 'latency_histogram', coalesce(r.latency_histogram, $5)),
+       r.request_count IS NOT NULL
+FROM (SELECT * FROM usage_summaries
+      WHERE period_start >= $1 AND period_start < $2
+        AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])) s
+FULL JOIN rebuilt_summaries r USING (subscription_id, period_type, period_start, model_id, tool_name)
+WHERE (coalesce(s.request_count, 0), coalesce(s.error_count, 0), coalesce(s.request_tokens, 0), coalesce(s.response_tokens, 0),
+       coalesce(s.cached_tokens, 0), coalesce(s.latency_sum_ms, 0), coalesce(s.latency_count, 0), coalesce(s.latency_histogram, $5))
+   <> (coalesce(r.request_count, 0), coalesce(r.error_count, 0), coalesce(r.request_tokens, 0), coalesce(r.response_tokens, 0),
+       coalesce(r.cached_tokens, 0), coalesce(r.latency_sum_ms, 0), coalesce(r.latency_count, 0), coalesce(r.latency_histogram, $5));
+
+-- name: count_compared
+-- How many summary rows are stored for the selection.
+SELECT count(*) FROM usage_summaries
+WHERE period_start >= $1 AND period_start < $2
+  AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[]);
+
+-- name: count_differences
+-- How many summary rows differ, by the length of their period.
+SELECT period_type, count(*) AS rows FROM differing_summaries GROUP BY period_type ORDER BY period_type;
+
+-- name: differing_subscriptions
+-- Whose summary rows differ.
+SELECT DISTINCT subscription_id FROM differing_summaries ORDER BY subscription_id;
+
+-- name: first_differences
+-- The first $1 of the summary rows that differ, months first: they say most.
+SELECT period_type, subscription_id, period_start, model_id, tool_name, stored, recomputed
+FROM differing_summaries
+ORDER BY CASE period_type WHEN 'month' THEN 1 WHEN 'day' THEN 2 ELSE 3 END, subscription_id, period_start, model_id, tool_name
+LIMIT $1;
+
+-- name: differing_counters
+-- Counters that are not what was used in their quota period, of quota periods that meet the selection: its hours as recomputed,
+-- those of the period that lie outside it as stored.
+WITH met AS (
+    SELECT id, quota_period_start AS from_hour, coalesce(reset_at, 'infinity') AS to_hour, used_requests, used_tokens
+    FROM subscriptions
+    WHERE quota_period_start < $2 AND coalesce(reset_at, 'infinity') > $1
+      AND ($3::uuid[] IS NULL OR id = ANY($3)) AND id <> ALL($4::uuid[])
+), hours AS (
+    SELECT subscription_id, period_start, request_count, total_tokens FROM rebuilt_summaries WHERE period_type = 'hour'
+    UNION ALL
+    SELECT subscription_id, period_start, request_count, total_tokens FROM usage_summaries
+    WHERE period_type = 'hour' AND NOT (period_start >= $1 AND period_start < $2)
+      AND ($3::uuid[] IS NULL OR subscription_id = ANY($3))
+), used AS (
+    SELECT m.id, sum(h.request_count)::bigint AS requests, sum(h.total_tokens)::bigint AS tokens
+    FROM met m JOIN hours h ON h.subscription_id = m.id AND h.period_start >= m.from_hour AND h.period_start < m.to_hour
+    GROUP BY m.id
+)
+SELECT 'counter' AS period_type, m.id AS subscription_id, m.from_hour AS period_start, '' AS model_id, '' AS tool_name,
+       jsonb_build_object('requests', m.used_requests, 'tokens', m.used_tokens) AS stored,
+       jsonb_build_object('requests', coalesce(u.requests, 0), 'tokens', coalesce(u.tokens, 0)) AS recomputed
+FROM met m LEFT JOIN used u USING (id)
+WHERE (m.used_requests, m.used_tokens) <> (coalesce(u.requests, 0), coalesce(u.tokens, 0))
+ORDER BY m.id;
+
+-- name: delete_unfounded
+-- Deletes summary rows for which the log has no usage.
+DELETE FROM usage_summaries s
+USING differing_summaries d
+WHERE NOT d.founded
+  AND (s.subscription_id, s.period_type, s.period_start, s.model_id, s.tool_name)
+    = (d.subscription_id, d.period_type, d.period_start, d.model_id, d.tool_name);
+
+-- name: replace_summaries
+-- Makes the other rows that differ what the shadow says, in the order in which all lock them.
+INSERT INTO usage_summaries (
+    subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+SELECT subscription_id, period_type, period_start, model_id, tool_name, r.request_count, r.error_count,
+       r.request_tokens, r.response_tokens, r.cached_tokens, r.latency_sum_ms, r.latency_count, r.latency_histogram
+FROM rebuilt_summaries r JOIN differing_summaries d USING (subscription_id, period_type, period_start, model_id, tool_name)
+ORDER BY subscription_id, period_type, period_start, model_id, tool_name
+ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO UPDATE SET
+    request_count = excluded.request_count, error_count = excluded.error_count,
+    request_tokens = excluded.request_tokens, response_tokens = excluded.response_tokens,
+    cached_tokens = excluded.cached_tokens, latency_sum_ms = excluded.latency_sum_ms,
+    latency_count = excluded.latency_count, latency_histogram = excluded.latency_histogram, updated_at = now();
+
+-- name: set_counters
+-- Makes counters of locked subscriptions what was used in their quota period; the trigger suspends and reactivates.
+UPDATE subscriptions s SET used_requests = u.requests, used_tokens = u.tokens
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u (id, requests, tokens)
+WHERE s.id = u.id;
