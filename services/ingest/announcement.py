@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
@@ -30,7 +31,10 @@ def announce_recorded(batch_id: UUID, origin: Origin, rows: Sequence[UsageRow], 
         return []
     deltas, providers = aggregate(rows)
     parts = 1 + (len(deltas) + len(providers)) * ENTRY_BYTES // MESSAGE_BYTES
+    if parts > 1:
+        deltas.sort(key=lambda delta: delta.subscription_id.bytes)
     while True:
+        shares = _shares_by_subscription(deltas, parts)
         values = [
             encode(
                 UsageRecorded(
@@ -39,8 +43,8 @@ def announce_recorded(batch_id: UUID, origin: Origin, rows: Sequence[UsageRow], 
                     parts=parts,
                     origin=origin,
                     recorded_at=recorded_at,
-                    event_count=sum(delta.requests for delta in _share(deltas, part, parts)),
-                    deltas=_share(deltas, part, parts),
+                    event_count=sum(delta.requests for delta in shares[part]),
+                    deltas=shares[part],
                     providers=_share(providers, part, parts),
                 )
             )
@@ -49,6 +53,21 @@ def announce_recorded(batch_id: UUID, origin: Origin, rows: Sequence[UsageRow], 
         if max(map(len, values)) <= MESSAGE_BYTES or parts >= len(deltas) + len(providers):
             return [Message(topic=USAGE_RECORDED, partition=origin.partition, value=value) for value in values]
         parts *= 2
+
+
+def _shares_by_subscription(deltas: list[UsageDelta], parts: int) -> list[list[UsageDelta]]:
+    """Cut deltas, sorted by subscription if `parts` > 1, into `parts` shares of about one size.
+
+    What can be kept together is: a subscription whose deltas lie in two messages may be rated in two runs, and then its
+    lines cannot be told apart by batch. Only one that alone fills more than a share is cut.
+    """
+    cuts = [0]
+    for part in range(1, parts):
+        even = cut = len(deltas) * part // parts
+        while 0 < cut < len(deltas) and deltas[cut].subscription_id == deltas[cut - 1].subscription_id:
+            cut -= 1
+        cuts.append(cut if cut > cuts[-1] else max(even, cuts[-1]))
+    return [deltas[start:end] for start, end in pairwise([*cuts, len(deltas)])]
 
 
 def _share(whole: list[T], part: int, parts: int) -> list[T]:
