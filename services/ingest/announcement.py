@@ -11,7 +11,7 @@ from uuid import UUID
 from services.ingest.acceptance import Rejected
 from services.ingest.deltas import aggregate
 from services.ingest.rows import UsageRow
-from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageRecorded, encode
+from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageDelta, UsageRecorded, encode
 from shared.outbox import Message
 
 if TYPE_CHECKING:
