@@ -90,7 +90,13 @@ async def test_an_accepted_loss_is_counted_as_gaps(database_pool: Pool) -> None:
 
 async def test_a_reader_goes_on_behind_an_accepted_loss(database_pool: Pool) -> None:
     script = code("retention-overrun.md", "sql", 2)
-    lost = {"cluster": "main", "topic": "usage.recorded", "partition": 3, "position": 640, "beginning": 900}
+    lost: dict[str, Any] = {
+        "cluster": "main",
+        "topic": "usage.recorded",
+        "partition": 3,
+        "position": 640,
+        "beginning": 900,
+    }
     async with database_pool.acquire() as connection:
         await connection.execute(
             "INSERT INTO aggregator_positions VALUES ('main', 'usage.recorded', 3, 0, 0, 640, 640)"
