@@ -101,6 +101,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     _subscriber: Any = None
     _advised: dict[TopicPartition, int] = field(default_factory=dict)
     _advised_at: float = 0.0
+    _advising: asyncio.Task[None] | None = None
 
     def bind(self, subscriber: Any) -> None:
         """Take the consumer from a FastStream subscriber, which makes it at start, before the first assignment."""
@@ -271,7 +272,11 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     async def _advise(self, *, now: bool = False) -> None:
         """Tell Kafka our positions, at most once a second: for lag tools and autoscalers, never for ourselves."""
         clock = asyncio.get_running_loop().time()
-        if not self._advised or (not now and clock - self._advised_at < ADVISORY_COMMIT_SECONDS):
+        if not self._advised:
+            return
+        if not now and clock - self._advised_at < ADVISORY_COMMIT_SECONDS:
+            if self._advising is None or self._advising.done():  # or a stream that stops would look behind for ever
+                self._advising = asyncio.create_task(self._advise_later(), name="advise")
             return
         offsets = {tp: offset for tp, offset in self._advised.items() if tp in self._partitions}
         self._advised, self._advised_at = {}, clock
@@ -281,6 +286,10 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             await self._consumer.commit(offsets)
         except KafkaError as error:
             log.debug("advisory_commit_failed", error=repr(error))
+
+    async def _advise_later(self) -> None:
+        await asyncio.sleep(ADVISORY_COMMIT_SECONDS)
+        await self._advise(now=True)
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -327,6 +336,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         for state in self._partitions.values():
             if state.syncing:
                 state.syncing.cancel()
+        if self._advising:
+            self._advising.cancel()
         if self._subscriber is not None and self._subscriber.consumer is not None:
             await self._advise(now=True)
 
