@@ -87,22 +87,23 @@ class Supervisor:
     async def wait_until_ready(self, seconds: float) -> None:
         """Return when every worker answers 200 at /readyz. Raises `ServiceUnavailable` that names those that do not."""
         deadline = monotonic() + seconds
-        waiting = dict.fromkeys(self.specs, "it has not been asked yet")
-        while waiting:
-            for spec in list(waiting):
-                status, answer = await ask(spec.port, "/readyz")
-                if status == 200:
-                    self._ready.add(spec.name)
-                    del waiting[spec]
-                else:
-                    waiting[spec] = answer
+        while problems := await self.problems():
             self.raise_failure()
-            if waiting and monotonic() > deadline:
-                problems = "; ".join(f"{spec.name}: {answer.strip()}" for spec, answer in waiting.items())
-                raise ServiceUnavailable(
-                    f"workers are not ready after {seconds:.0f} s ({problems}): look into their logs"
-                )
+            if monotonic() > deadline:
+                said = "; ".join(problems)
+                raise ServiceUnavailable(f"workers are not ready after {seconds:.0f} s ({said}): look into their logs")
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def problems(self) -> list[str]:
+        """Ask every worker whether it is ready; return what those say that are not."""
+        problems: list[str] = []
+        for spec in self.specs:
+            status, answer = await ask(spec.port, "/readyz")
+            if status == 200:
+                self._ready.add(spec.name)
+            else:
+                problems.append(f"{spec.name}: {answer.strip()}")
+        return problems
 
     async def wait_for_failure(self) -> None:
         """Return never, but raise when a worker cannot be helped by a restart."""

@@ -39,10 +39,11 @@ async def start(environ: dict[str, str], *arguments: str) -> asyncio.subprocess.
 
 
 async def outcome_of(demo: asyncio.subprocess.Process) -> tuple[dict[str, Any], str]:
-    """The JSON object that it printed last, and what it told a person; its exit code must be 0."""
+    """The JSON object that is all its standard output, and what it told a person on stderr; its exit code must be 0."""
     out, told = await demo.communicate()
     assert demo.returncode == 0, told.decode()[-4_000:]
-    return json.loads(out.decode().splitlines()[-1]), told.decode()
+    (line,) = out.decode().splitlines()
+    return json.loads(line), told.decode()
 
 
 async def test_a_newcomer_gets_from_nothing_to_a_proof(bare_environ: dict[str, str], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ EVENTS = 200_000
 def demo(
     *,
     events: Annotated[
-        int, typer.Option(min=100, max=100_000_000, help="Valid events to send; broken ones and resends come on top.")
+        int, typer.Option(min=100, max=10_000_000, help="Valid events to send; broken ones and resends come on top.")
     ] = EVENTS,
     seed: Annotated[int, typer.Option(help="The same seed draws the same customers, sizes and troubles.")] = 1,
     trace: Annotated[

@@ -24,6 +24,7 @@ from services.cli.demo.world import QUERIES, sign_up
 from services.cli.supervisor import Supervisor
 from services.ingest.settings import Settings
 from shared.contracts import USAGE_EVENTS
+from shared.errors import ServiceUnavailable
 from shared.postgres import Connection, Pool
 
 VICTIM: Final = "ingest-0"
@@ -43,7 +44,7 @@ class Story:
     async def tell(self) -> Outcome:
         """Play all of it and return what came of it. Raises `TallystickError` when it cannot go on."""
         watch, outcome = Watch(self.pool, self.settings), Outcome()
-        await watch.until_caught_up(lambda _: None)  # with what an earlier run left in the topic
+        await self._caught_up(watch, lambda _: None)  # with what an earlier run left in the topic
         async with self.pool.acquire() as connection:
             before = await count(connection, self.sending.sources)
 
@@ -52,7 +53,7 @@ class Story:
 
         self.display.chapter("Last month is closed")
         closed = await close_last_month(self.pool, self.sending.now, self.display)
-        await watch.until_caught_up(lambda _: None)
+        await self._caught_up(watch, lambda _: None)
 
         async with self.pool.acquire() as connection:
             added = (await count(connection, self.sending.sources)).since(before)
@@ -78,7 +79,7 @@ class Story:
                     await asyncio.wait({publishing}, timeout=POLL_SECONDS)
                 outcome.sent(publisher.published, await publishing)
                 await disturbing
-                await watch.until_caught_up(show)
+                await self._caught_up(watch, show)
         finally:
             publisher.stop()
             disturbing.cancel()
@@ -86,6 +87,14 @@ class Story:
         self.display.say(
             f"caught up: {outcome.published:,} records, {outcome.events_per_second:,.0f}/s from the first sent to the last one rated"
         )
+
+    async def _caught_up(self, watch: Watch, show: Show) -> None:
+        """Wait until all is through; if nothing moves any more, add what the workers say of themselves."""
+        try:
+            await watch.until_caught_up(show)
+        except ServiceUnavailable as stalled:
+            said = "; ".join(await self.workers.problems())
+            raise ServiceUnavailable(f"{stalled} ({said or 'all of them say that they are ready'})") from None
 
     async def _disturb(self, midway: asyncio.Event) -> None:
         """When half is sent: kill an ingest worker, and let customers sign up whose usage is already held."""

@@ -46,14 +46,14 @@ async def compare(
 ) -> list[Check]:
     """Return one check for each thing that was sent. A trace that was replayed before must be all duplicates."""
     return [
-        *_usage_checks(expected.by_subscription, await stored_usage(connection, sources)),
+        *compare_usage(expected.by_subscription, await stored_usage(connection, sources)),
         _count_check("duplicates", expected.duplicates + stored_before, added.duplicates),
         _count_check("malformed and conflicting", expected.quarantined, added.quarantined),
         _count_check("of unknown subscriptions", expected.held, added.held),
     ]
 
 
-def _usage_checks(sent: Mapping[str, Usage], stored: Mapping[str, Usage]) -> list[Check]:
+def compare_usage(sent: Mapping[str, Usage], stored: Mapping[str, Usage]) -> list[Check]:
     """Compare (pure) usage by subscription: equal sums do not hide that one got what is another's."""
     checks = []
     everyone = sorted(sent.keys() | stored.keys())
