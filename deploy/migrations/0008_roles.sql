@@ -71,7 +71,7 @@ FROM (VALUES
     -- Of issued invoices the triggers fix the content, and refuse the deletion.
     ('billing', 'invoices', 'UPDATE', 'number status exact_subtotal subtotal tax_rate tax total items issue_date due_date paid_date metadata'),
     ('billing', 'invoices', 'DELETE', NULL),
-    ('billing', 'job_runs', 'UPDATE', 'finished_at result'),
+    ('billing', 'job_runs', 'UPDATE', 'started_at finished_at worker result'),
     ('billing', 'billing_outbox', 'SELECT INSERT DELETE', NULL),
     ('billing', 'billing_outbox', 'UPDATE', 'created_at'),
     ('billing', 'model_prices power_level_configs plans subscriptions user_credits credit_transactions invoice_numbers', 'SELECT', NULL),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from services.billing.reconciliation import Check
 
 EXIT_BROKEN = 1
+READING_ROLE = "tallystick_readonly"
+"""Whose rights are enough; the login's own where it may not act as that role."""
 
 
 def reconcile(
@@ -42,9 +44,10 @@ async def prove(database_url: str) -> list[Check]:
 
     from services.billing.reconciliation import reconcile as run_checks  # noqa: PLC0415
     from shared.errors import ConfigurationError  # noqa: PLC0415
-    from shared.postgres import connect  # noqa: PLC0415
+    from shared.postgres import connect, role_to_take  # noqa: PLC0415
 
-    connection = await connect(database_url, application_name="tallystick-reconcile")
+    role, _ = await role_to_take(database_url, "", READING_ROLE)
+    connection = await connect(database_url, application_name="tallystick-reconcile", role=role)
     try:
         return await run_checks(connection)
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:

@@ -19,6 +19,7 @@ from shared.ids import uuid7
 from shared.outbox import Message, Outbox
 from shared.positions import Positions
 from shared.postgres import Pool, transaction
+from tests.integration.roles import AGGREGATOR, with_role
 from tests.unit.aggregator.facts import NOON, record
 
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
@@ -63,7 +64,7 @@ async def summed(pool: Pool, id_: UUID, period_type: str) -> dict[datetime, tupl
 
 @dataclass
 class Aggregator:
-    """One aggregator that owns one partition of usage.recorded."""
+    """One aggregator that owns one partition of usage.recorded, and has the rights of the aggregator's role."""
 
     pool: Pool
     partition: int = 0
@@ -72,6 +73,7 @@ class Aggregator:
     wakes: int = 0
 
     def __post_init__(self) -> None:
+        self.pool = with_role(self.pool, AGGREGATOR)
         self.positions = Positions("aggregator_positions", cluster="main")
         self.counters = Counters(self.policy, Outbox("aggregator_outbox"))
         self.handler = ApplyRecorded("main", self.clock, self.counters, self.wake)

@@ -27,6 +27,7 @@ from shared.outbox import Outbox
 from shared.period import Period
 from shared.positions import Positions
 from shared.postgres import Connection, Pool, transaction
+from tests.integration.roles import BILLING, with_role
 
 OCTOBER = Period.parse_month("2026-10")
 NOVEMBER = Period.parse_month("2026-11")
@@ -176,18 +177,23 @@ async def summarise(connection: Connection) -> None:
 
 @dataclass(slots=True)
 class Desk:
-    """Billing at work on one database, without Kafka: messages are delivered by hand, time stands where it is put."""
+    """Billing at work on one database, without Kafka: messages are delivered by hand, time stands where it is put.
+
+    What billing does has the rights of its role; `pool` is the owner's, for what others do.
+    """
 
     pool: Pool
     clock: FixedClock = field(default_factory=lambda: FixedClock(datetime(2026, 11, 3, tzinfo=UTC)))
+    billing: Pool = field(init=False)
     settling: Settling = field(init=False)
     prices: Prices = field(init=False)
     rate: RateRecorded = field(init=False)
     next_offset: int = 0
 
     def __post_init__(self) -> None:
+        self.billing = with_role(self.pool, BILLING)
         self.settling = Settling(
-            self.pool, self.clock, Outbox("billing_outbox"), Pending(Decimal(10), urgent_share=Decimal("0.8"))
+            self.billing, self.clock, Outbox("billing_outbox"), Pending(Decimal(10), urgent_share=Decimal("0.8"))
         )
         self.prices = Prices(Decimal(0), seconds=0)
         self.rate = RateRecorded(CLUSTER, self.clock, self.prices, self.settling)
@@ -202,7 +208,7 @@ class Desk:
     async def deliver(self, *messages: UsageRecorded) -> None:
         """Hand messages to billing as one slice, as the consumer does."""
         positions = Positions("billing_positions", cluster=CLUSTER)
-        async with transaction(self.pool) as connection:
+        async with transaction(self.billing) as connection:
             await positions.create(connection, USAGE_RECORDED, 0, 0)
             position = await positions.lock(connection, USAGE_RECORDED, 0)
             assert position is not None
@@ -212,7 +218,7 @@ class Desk:
 
     async def close(self, period: Period = OCTOBER, **options: Any) -> Closing:
         """Close a period without grace, at the desk's time."""
-        return await close_period(self.pool, period, clock=self.clock, grace=timedelta(0), **options)
+        return await close_period(self.billing, period, clock=self.clock, grace=timedelta(0), **options)
 
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
         """Ask the database."""
@@ -224,7 +230,7 @@ class Desk:
 
     async def differing(self) -> list[str]:
         """Reconcile; return the names of the checks that do not hold."""
-        async with self.pool.acquire() as connection:
+        async with self.billing.acquire() as connection:
             return [check.name for check in await reconcile(connection) if not check.holds]
 
 

@@ -1,0 +1,369 @@
+"""Least privilege: each service's role may do all that its queries need, and nothing of what it must not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from docs.roles import PAGE, roles_page
+from shared.ids import uuid7
+from shared.postgres import Connection, Pool, connect, create_pool, role_to_take
+from shared.sql import Queries
+from tests.integration.roles import AGGREGATOR, BILLING, INGEST, READONLY, with_role
+from tests.integration.schema_facts import NOON, log_usage, make_invoice, make_subscription, make_user, refused
+
+ROOT = Path(__file__).parents[2]
+SERVICES = (INGEST, AGGREGATOR, BILLING)
+ROLES = (*SERVICES, READONLY)
+OPERATORS = ("services.aggregator.rebuild",)
+"""What an administrator runs from the command line, with the rights of the owner."""
+ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
+"""What the demo does as one."""
+DENIED = "42501"
+
+
+def queries_of(role: str) -> Iterator[tuple[str, str]]:
+    """Every query of a service, with where it stands; of the reading role those of the reading commands."""
+    service = role.removeprefix("tallystick_")
+    if role == READONLY:
+        packages = ["services.billing.reconciliation", "services.billing.provenance", "services.cli.demo"]
+        sets = [(package, Queries.load(package)) for package in packages]
+    else:
+        files = sorted((ROOT / "services" / service).rglob("*.sql"))
+        packages = [".".join(file.parent.relative_to(ROOT).parts) for file in files]
+        sets = [(package, Queries.load(package, file.name)) for package, file in zip(packages, files, strict=True)]
+        sets.append(("outbox", Queries.load("shared", "outbox.sql", table=f"{service}_outbox")))
+        sets.append(("positions", Queries.load("shared", "positions.sql", table=f"{service}_positions")))
+    for package, queries in sets:
+        if package not in OPERATORS:
+            yield from ((f"{package}.{name}", sql) for name, sql in queries.items() if name not in ADMINISTRATION)
+
+
+@asynccontextmanager
+async def acting_as(connection: Connection, role: str) -> AsyncIterator[None]:
+    """Have the rights of a role in a transaction of which nothing remains."""
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(f"SET LOCAL ROLE {role}")
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
+_NAMES = (f"tried_{number}" for number in count())
+
+
+async def plan(connection: Connection, sql: str) -> None:
+    """Let the server begin to execute a query and stop before the first row: it has then checked all rights but those in functions."""
+    name = next(_NAMES)
+    await connection.execute(f"PREPARE {name} AS {sql}")
+    parameters = await connection.fetchval(
+        "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1", name
+    )
+    arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+    await connection.execute(f"EXPLAIN EXECUTE {name}{arguments}")
+
+
+# What a role may do
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_role_may_do_all_that_its_queries_do(connection: Connection, role: str) -> None:
+    problems, tried = [], 0
+    await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    for name, sql in queries_of(role):
+        async with acting_as(connection, role):
+            try:
+                await plan(connection, sql)
+            except asyncpg.InsufficientPrivilegeError as error:
+                problems.append(f"{name}: {error}")
+        tried += 1
+    assert tried > 10
+    assert not problems, "insert the right into role_rights in a migration:\n" + "\n".join(problems)
+
+
+async def test_the_check_before_sees_a_right_that_is_missing(connection: Connection) -> None:
+    for sql in (
+        "UPDATE usage_summaries SET request_count = $1::bigint",
+        "SELECT password_hash FROM users",
+        "SELECT id FROM subscriptions FOR UPDATE",
+        "SELECT * FROM add_user_credits($1::uuid, 1)",
+        "SELECT take_invoice_number('default', 2026)",
+    ):
+        async with acting_as(connection, INGEST), refused(connection, DENIED):
+            await plan(connection, sql)
+
+
+async def test_ingest_stores_into_a_partition_of_its_own_making(database_pool: Pool) -> None:
+    pool, owner = with_role(database_pool, INGEST), await database_pool.fetchval("SELECT current_user")
+    async with pool.acquire() as connection:
+        partition = await connection.fetchval("SELECT ensure_usage_partition($1)", NOON)
+        columns = ("created_at", "id", "subscription_id", "batch_id", "model_id", "source", "request_id")
+        row = (NOON, uuid7(), uuid7(), uuid7(), "gpt-4o", "/test", "1")
+        await connection.copy_records_to_table("usage_logs", columns=columns, records=[row])
+        assert await connection.fetchval("SELECT count(*) FROM usage_logs") == 1
+        for sql in (
+            f"SELECT FROM {partition}",
+            f"INSERT INTO {partition} SELECT",
+            f"DELETE FROM {partition}",  # noqa: S608
+            f"DROP TABLE {partition}",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(sql)
+    assert await database_pool.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = $1", partition) == owner
+
+
+async def test_usage_that_suspends_is_audited_though_no_service_may_write_the_trail(connection: Connection) -> None:
+    subscription_id = await make_subscription(connection, quota_requests=1)
+    await connection.execute("SET LOCAL ROLE tallystick_aggregator")
+    await connection.execute("SELECT set_config('tallystick.actor', 'aggregator', true)")
+    await connection.execute("UPDATE subscriptions SET used_requests = 1 WHERE id = $1", subscription_id)
+    await connection.execute("RESET ROLE")
+    row = await connection.fetchrow("SELECT * FROM audit_logs WHERE resource_id = $1", str(subscription_id))
+    assert row is not None
+    assert (row["actor"], row["action"]) == ("aggregator", "subscription.suspended")
+
+
+async def test_billing_moves_credits_through_the_functions_alone(connection: Connection) -> None:
+    user_id = await make_user(connection)
+    await connection.execute("SET LOCAL ROLE tallystick_billing")
+    await connection.execute("SELECT add_user_credits($1::uuid, 10, idempotency_key => 'a')", user_id)
+    await connection.execute("SELECT settle_user_credits($1, 4, 'b')", user_id)
+    await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    assert await connection.fetchval("SELECT balance FROM user_credits WHERE user_id = $1", user_id) == 6
+    for sql in (
+        "UPDATE user_credits SET balance = 100",
+        "UPDATE credit_transactions SET amount = 0",
+        "DELETE FROM credit_transactions",
+    ):
+        async with refused(connection, DENIED):
+            await connection.execute(sql)
+
+
+# What nobody, and what only some, may do
+
+APPEND_ONLY = (
+    "usage_logs",
+    "credit_transactions",
+    "credit_settlements",
+    "audit_logs",
+    "invoice_lines",
+    "billing_inbox",
+    "aggregator_inbox",
+)
+FORBIDDEN_TO_ALL = [
+    *(f"{verb} {table}" for table in APPEND_ONLY for verb in ("DELETE FROM", "TRUNCATE")),
+    "UPDATE usage_logs SET request_tokens = 0",
+    "UPDATE credit_transactions SET amount = 0",
+    "UPDATE audit_logs SET actor = 'nobody'",
+    "UPDATE invoice_lines SET amount = 0",
+    "TRUNCATE invoices CASCADE",
+    "DELETE FROM rated_usage",
+    "TRUNCATE rated_usage",
+    "INSERT INTO audit_logs (action) VALUES ('forged')",
+    "INSERT INTO credit_transactions (user_id) VALUES (gen_random_uuid())",
+    "UPDATE user_credits SET balance = 1000000",
+    "UPDATE invoice_numbers SET next = 1",
+    "UPDATE model_prices SET note = ''",
+    "UPDATE subscriptions SET status = 'active'",
+    "UPDATE subscriptions SET quota_tokens = NULL",
+    "DELETE FROM subscriptions",
+    "UPDATE users SET roles = '{admin}'",
+    "UPDATE role_rights SET columns = NULL",
+    "SELECT apply_role_rights()",
+    "SELECT password_hash FROM users",
+    "SELECT * FROM users",
+    "SELECT encrypted_api_key FROM user_provider_keys",
+    "SELECT FROM sessions",
+    "SELECT FROM bridge_tokens",
+    "SELECT post_credit_transaction(NULL::credit_transactions)",
+    "CREATE TABLE mine ()",
+]
+FORBIDDEN = [
+    (INGEST, "UPDATE quarantined_events SET resolution = 'discarded'"),
+    (INGEST, "DELETE FROM held_events"),
+    (INGEST, "UPDATE held_events SET record_value = ''"),
+    (INGEST, "UPDATE ingest_positions SET start_offset = 0"),
+    (INGEST, "DELETE FROM ingest_positions"),
+    (INGEST, "INSERT INTO usage_summaries (subscription_id) VALUES (gen_random_uuid())"),
+    (INGEST, "SELECT user_id FROM subscriptions"),
+    (INGEST, "SELECT FROM user_credits"),
+    (INGEST, "SELECT suspend_subscription(gen_random_uuid(), 'admin')"),
+    (INGEST, "SELECT debit_user_credits(gen_random_uuid(), 1)"),
+    (AGGREGATOR, "SELECT FROM usage_logs"),
+    (AGGREGATOR, "INSERT INTO usage_logs (source) VALUES ('x')"),
+    (AGGREGATOR, "DELETE FROM usage_summaries"),
+    (AGGREGATOR, "UPDATE ingest_positions SET next_offset = 0"),
+    (AGGREGATOR, "UPDATE billing_positions SET next_offset = 0"),
+    (AGGREGATOR, "SELECT key_hash FROM api_keys"),
+    (AGGREGATOR, "UPDATE api_keys SET is_active = true"),
+    (AGGREGATOR, "SELECT stripe_customer_id FROM user_credits"),
+    (AGGREGATOR, "SELECT FROM invoices"),
+    (AGGREGATOR, "SELECT add_user_credits(gen_random_uuid(), 1)"),
+    (AGGREGATOR, "SELECT ensure_usage_partition(now())"),
+    (BILLING, "INSERT INTO usage_logs (source) VALUES ('x')"),
+    (BILLING, "UPDATE usage_summaries SET request_count = 0"),
+    (BILLING, "UPDATE rated_usage SET requests = 0"),
+    (BILLING, "UPDATE subscriptions SET used_tokens = 0"),
+    (BILLING, "SELECT record_value FROM quarantined_events"),
+    (BILLING, "INSERT INTO model_prices (model_id) VALUES ('x')"),
+    (BILLING, "SELECT FROM api_keys"),
+    (READONLY, "SELECT key_hash FROM api_keys"),
+    (READONLY, "SELECT record_value FROM quarantined_events"),
+    (READONLY, "INSERT INTO job_runs (job) VALUES ('x')"),
+    (READONLY, "SELECT FROM users FOR UPDATE"),
+    (READONLY, "SELECT refresh_usage_summary()"),
+    (READONLY, "SELECT take_invoice_number('default', 2026)"),
+]
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_role_changes_what_is_final_or_reads_secrets(connection: Connection, role: str) -> None:
+    for sql in FORBIDDEN_TO_ALL:
+        async with acting_as(connection, role):
+            await expect_denied(connection, sql)
+
+
+@pytest.mark.parametrize(("role", "sql"), FORBIDDEN)
+async def test_a_role_keeps_to_its_own(connection: Connection, role: str, sql: str) -> None:
+    async with acting_as(connection, role):
+        await expect_denied(connection, sql)
+
+
+async def expect_denied(connection: Connection, sql: str) -> None:
+    """Execute a statement that must fail for lack of a right."""
+    try:
+        await connection.execute(sql)
+    except asyncpg.InsufficientPrivilegeError:
+        return
+    pytest.fail(f"allowed: {sql}")
+
+
+async def test_billing_cannot_change_an_issued_invoice(connection: Connection) -> None:
+    invoice = await make_invoice(
+        connection, await make_user(connection), number="INV-2026-000001", status="sent", issue_date=NOON, due_date=NOON
+    )
+    async with acting_as(connection, BILLING):
+        for sql in (
+            "UPDATE invoices SET subtotal = 1, total = 1 WHERE id = $1",
+            "UPDATE invoices SET number = 'X' WHERE id = $1",
+        ):
+            async with refused(connection, "TS003"):
+                await connection.execute(sql, invoice)
+        async with refused(connection, "TS003"):
+            await connection.execute("DELETE FROM invoices WHERE id = $1", invoice)
+        assert await connection.execute("UPDATE invoices SET status = 'overdue' WHERE id = $1", invoice) == "UPDATE 1"
+
+
+# What the catalogue says
+
+
+async def test_each_table_has_one_writing_service(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT relname::text AS name, array_agg(role) AS roles FROM pg_class, unnest($1::text[]) AS role
+           WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND has_table_privilege(role, oid, 'INSERT')
+           GROUP BY relname HAVING count(*) > 1""",
+        SERVICES,
+    )
+    assert {row["name"]: row["roles"] for row in rows} == {"billing_alerts": [AGGREGATOR, BILLING]}
+
+
+async def test_no_role_has_a_right_on_a_partition_itself(connection: Connection) -> None:
+    await log_usage(connection, uuid7())
+    rows = await connection.fetch(
+        """SELECT relname FROM pg_class, unnest($1::text[]) AS role
+           WHERE relispartition AND relkind = 'r' AND has_any_column_privilege(role, oid, 'SELECT, INSERT, UPDATE')""",
+        ROLES,
+    )
+    assert await connection.fetchval("SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'") > 0
+    assert rows == []
+
+
+async def test_nothing_that_looks_like_a_secret_can_be_read_by_dashboards(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT attrelid::regclass::text AS relation, attname::text AS name FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+           WHERE relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped AND NOT relispartition
+             AND relkind IN ('r', 'p', 'v', 'm') AND has_column_privilege($1, attrelid, attnum, 'SELECT')""",
+        READONLY,
+    )
+    secret = re.compile(r"(^|_)(hash|password|secret|encrypted|token(?!_count))(_|$)")
+    assert len(rows) > 300
+    assert [f"{row['relation']}.{row['name']}" for row in rows if secret.search(row["name"])] == []
+
+
+async def test_every_relation_can_be_read_by_dashboards_or_is_secret(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
+             AND NOT relispartition AND NOT has_any_column_privilege($1, oid, 'SELECT')""",
+        READONLY,
+    )
+    assert {row["name"] for row in rows} == {"sessions", "bridge_tokens"}
+
+
+async def test_dashboards_see_the_rows_of_all_tenants(connection: Connection) -> None:
+    await make_subscription(connection)
+    async with acting_as(connection, READONLY):
+        assert await connection.fetchval("SELECT count(*) FROM subscriptions") > 0
+        assert await connection.fetchval("SELECT count(*) FROM active_subscriptions") > 0
+
+
+async def test_functions_with_the_rights_of_the_owner_are_closed_and_cannot_be_misled(connection: Connection) -> None:
+    """app_current_user_is_admin is asked by policies, for everybody."""
+    rows: list[Any] = await connection.fetch(
+        """SELECT proname::text AS name, coalesce(array_to_string(proconfig, ' '), '') AS settings,
+                  has_function_privilege('tallystick_tenant', oid, 'EXECUTE') AS open
+           FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"""
+    )
+    assert {"ensure_usage_partition", "suspend_subscription", "settle_user_credits", "audit_subscription"} <= {
+        row["name"] for row in rows
+    }
+    assert [row["name"] for row in rows if "search_path=" not in row["settings"]] == []
+    assert [row["name"] for row in rows if row["open"]] == ["app_current_user_is_admin"]
+
+
+async def test_the_reference_says_what_the_catalogue_says(connection: Connection) -> None:
+    assert PAGE.read_text(encoding="utf-8") == await roles_page(connection), "run `python -m docs.roles`"
+
+
+# How a service comes to its role
+
+
+async def test_a_session_keeps_its_role_for_life(database: str) -> None:
+    pool = await create_pool(database, max_size=1, role=INGEST)
+    try:
+        assert [await pool.fetchval("SELECT current_user") for _ in range(3)] == [INGEST] * 3
+    finally:
+        await pool.close()
+
+
+async def test_a_service_takes_its_role_where_it_can(database: str, empty_database: str) -> None:
+    assert await role_to_take(database, "", BILLING) == (BILLING, "")
+    assert await role_to_take(database, "none", BILLING) == (None, "it was told to")
+    role, problem = await role_to_take(database, "", "nobody_has_made_this")
+    assert (role, "does not exist" in problem) == (None, True)
+    role, problem = await role_to_take(empty_database, "", BILLING)
+    assert (role, problem) == (None, "tallystick_billing has no rights in this database")
+
+
+async def test_a_role_that_was_asked_for_must_be_there(database: str) -> None:
+    with pytest.raises(
+        Exception, match=r"TALLYSTICK_DATABASE_ROLE: cannot act as nobody_has_made_this .*tallystick migrate"
+    ):
+        await role_to_take(database, "nobody_has_made_this", BILLING)
+
+
+async def test_reconciliation_reads_with_the_reading_role(database: str) -> None:
+    connection = await connect(database, role=READONLY)
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM invoices")
+    finally:
+        await connection.close()
