@@ -8,7 +8,7 @@ from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import Settling
 from services.billing.handlers import RateRecorded
 from services.billing.invoices.closing import Terms
-from services.billing.jobs import Job, Timer, closing_job, reconciliation_job
+from services.billing.jobs import Job, LastReconciliation, Timer, closing_job, reconciliation_job
 from services.billing.rating.prices import Prices
 from services.billing.settings import Settings
 from services.billing.upkeep import EventPublication, HeldUsage
@@ -56,6 +56,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
                 EventPublication(pool, outbox, OutboxProducer(broker)),
             ),
             Periodic("jobs", TIMER_SECONDS, timer.keep_running),
+            Periodic("last reconciliation", TIMER_SECONDS, LastReconciliation(pool)),
         ],
         on_stop=[timer.stop, settling.settle_all],
     )

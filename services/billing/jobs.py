@@ -24,6 +24,7 @@ from shared.sql import Queries
 log = structlog.get_logger("billing.jobs")
 
 SQL = Queries.load("services.billing")
+RECONCILE = "reconcile"
 CATCH_UP_RUNS = 24
 """Missed runs of one job that are made up for, the latest ones."""
 
@@ -128,20 +129,37 @@ def months_due(now: datetime, last: datetime | None, grace: timedelta) -> list[d
 
 
 def reconciliation_job(pool: Pool, *, every: timedelta) -> Job:
-    """Prove the books every so often; the last verdict is a metric."""
+    """Prove the books every so often. The verdict is kept with the run; `LastReconciliation` makes it a metric."""
 
     async def prove(_scheduled_for: datetime) -> Mapping[str, Any]:
         async with pool.acquire() as connection:
             checks = await reconcile(connection)
-        differing = [check.name for check in checks if not check.holds and not check.eventual]
-        metrics.DIFFERING.set(len(differing))
-        return {"checks": len(checks), "differing": differing}
+        broken = [check for check in checks if not check.holds]
+        return {
+            "checks": len(checks),
+            "differing": [check.name for check in broken if not check.eventual],
+            "under_way": [check.name for check in broken if check.eventual],
+        }
 
     def due(now: datetime, last: datetime | None) -> Sequence[datetime]:
         slot = datetime.fromtimestamp(now.timestamp() // every.total_seconds() * every.total_seconds(), UTC)
         return [slot] if last is not None and slot > last else []
 
-    return Job("reconcile", min(every, timedelta(minutes=1)), due, prove)
+    return Job(RECONCILE, min(every, timedelta(minutes=1)), due, prove)
+
+
+@dataclass(frozen=True, slots=True)
+class LastReconciliation:
+    """Makes the last verdict a metric of every worker, whoever ran it, and also after a restart."""
+
+    pool: Pool
+
+    async def __call__(self) -> None:
+        """Report the last run that ended; nothing before there was one."""
+        row = await self.pool.fetchrow(SQL["last_result"], RECONCILE)
+        if row is not None:
+            result = json.loads(row["result"])
+            metrics.report_reconciliation(row["finished_at"], result["differing"], result.get("under_way", ()))
 
 
 class Timer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.billing.credits.credits import Settlement
 from services.billing.rating.rating import RatedRow
+from services.billing.reconciliation.statements import STATEMENTS
 from shared.contracts import UsageRecorded
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
@@ -55,8 +56,14 @@ JOB_RUNS = Counter("usage_billing_job_runs", "Runs of scheduled jobs, by outcome
 JOB_FINISHED = Gauge("usage_billing_job_finished_timestamp_seconds", "When a job last finished, as Unix time.", ["job"])
 DIFFERING = Gauge(
     "usage_billing_differing_checks",
-    "Checks of the last reconciliation by this worker that did not hold; what was only under way is not counted.",
+    "Checks of the last reconciliation, by whichever worker, that did not hold; what was only under way is not counted.",
 )
+CHECK_DIFFERS = Gauge(
+    "usage_billing_check_differs",
+    "1 if a check did not hold at the last reconciliation, else 0. Checks of messages on their way only matter when it stays 1.",
+    ["check"],
+)
+RECONCILED = Gauge("usage_billing_reconciled_timestamp_seconds", "When the last reconciliation ended, as Unix time.")
 
 for _outcome in ("rated", "duplicate"):
     MESSAGES.labels(_outcome)
@@ -89,6 +96,15 @@ def count_settlements(settlements: Iterable[Settlement]) -> None:
         SETTLEMENTS.inc()
         DEBITED.inc(float(settlement.debited))
         OWED.inc(float(settlement.owed))
+
+
+def report_reconciliation(finished_at: datetime, differing: Collection[str], under_way: Collection[str]) -> None:
+    """Set the verdict on every check. A name is a statement's, or that with a measure after a colon."""
+    DIFFERING.set(len(differing))
+    broken = {name.partition(": ")[0] for name in (*differing, *under_way)}
+    for statement in STATEMENTS:
+        CHECK_DIFFERS.labels(statement.name).set(statement.name in broken)
+    RECONCILED.set(finished_at.timestamp())
 
 
 def report_held(events: int, since: datetime | None, now: datetime) -> None:

@@ -20,3 +20,7 @@ ON CONFLICT (job, scheduled_for) DO NOTHING;
 -- name: end_job
 -- Keeps what a run came to; finished ($4) or to be made again.
 UPDATE job_runs SET finished_at = CASE WHEN $4 THEN clock_timestamp() END, result = $3 WHERE job = $1 AND scheduled_for = $2;
+
+-- name: last_result
+-- What the last run of a job that ended came to, and when.
+SELECT finished_at, result FROM job_runs WHERE job = $1 AND finished_at IS NOT NULL ORDER BY scheduled_for DESC LIMIT 1;

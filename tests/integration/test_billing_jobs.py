@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.billing.invoices.closing import Terms
-from services.billing.jobs import Job, Timer, closing_job, reconciliation_job, run_due
+from services.billing.jobs import Job, LastReconciliation, Timer, closing_job, reconciliation_job, run_due
+from services.billing.reconciliation.statements import STATEMENTS
 from shared.clock import FixedClock
 from shared.postgres import Pool
 from tests.integration.billing_facts import Desk, make_customer, make_price, usage
@@ -119,3 +121,22 @@ async def test_the_timer_runs_what_is_due(desk: Desk) -> None:
     await timer.keep_running()
     await asyncio.wait_for(done.wait(), timeout=10)
     await timer.stop()
+
+
+async def test_the_last_verdict_is_a_metric_of_every_worker(desk: Desk) -> None:
+    desk.clock.at = datetime(2026, 10, 15, tzinfo=UTC)
+    report = LastReconciliation(desk.pool)
+    await report()  # nothing to say yet
+    job = reconciliation_job(desk.pool, every=timedelta(hours=1))
+    await desk.pool.execute("UPDATE usage_summaries SET error_count = 1, request_count = 2 WHERE period_type = 'day'")
+    await run_due(desk.pool, desk.clock, job, worker="another")
+    await report()
+    verdicts = {statement.name: _gauge("usage_billing_check_differs", check=statement.name) for statement in STATEMENTS}
+    assert {name for name, verdict in verdicts.items() if verdict} == {"hours = days"}
+    assert _gauge("usage_billing_differing_checks") == 2  # requests and errors
+    finished_at = await desk.value("SELECT finished_at FROM job_runs")
+    assert _gauge("usage_billing_reconciled_timestamp_seconds") == finished_at.timestamp()
+
+
+def _gauge(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
