@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.consumer import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, Slice, _backoff
 from shared.errors import BrokenInvariant
-from shared.placement import check_position
+from shared.placement import OutOfPlace, check_position, fresh_records
 from shared.positions import Position
 from tests.unit.ingest.events import record
 
@@ -60,3 +60,21 @@ def test_backoff_grows_and_stays_below_the_poll_interval(failures: int) -> None:
     most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures - 1, 20))
 
     assert most / 2 <= _backoff(failures) <= most
+
+
+@given(
+    st.integers(0, 30),
+    st.lists(st.integers(0, 30), min_size=1, unique=True).map(sorted),
+    st.none() | st.integers(0, 30),
+)
+def test_records_are_applied_from_the_position_on_or_not_at_all(
+    next_offset: int, offsets: list[int], sought: int | None
+) -> None:
+    records = [record(b"", offset=offset) for offset in offsets]
+    above = [offset for offset in offsets if offset >= next_offset]
+    in_place = bool(above) and (above[0] == next_offset or sought == next_offset)
+    if in_place:
+        assert [r.offset for r in fresh_records(records, next_offset, sought)] == above
+    else:
+        with pytest.raises(OutOfPlace):
+            fresh_records(records, next_offset, sought)

@@ -1,0 +1,430 @@
+"""Exactly-once consumption: the position decides, whatever the broker, the database or another worker does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest_asyncio
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+from shared.consumer import ExactlyOnceConsumer
+from shared.errors import BrokenInvariant
+from shared.postgres import Pool
+from tests.integration.consumer_facts import (
+    ONE,
+    SEEN,
+    ZERO,
+    FakeBroker,
+    Records,
+    Storing,
+    assign,
+    consumer_of,
+    end_all,
+    eventually,
+    positions,
+    seen,
+    settled,
+)
+from tests.unit.ingest.events import record
+
+
+@pytest_asyncio.fixture
+async def pool(ingest_pool: Pool) -> AsyncIterator[Pool]:
+    await ingest_pool.execute(SEEN)
+    yield ingest_pool
+    await end_all()
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+def problem(consumer: ExactlyOnceConsumer) -> str | None:
+    """Why it is not ready, now."""
+    return consumer.not_ready
+
+
+def records(offsets: Iterable[int], *, partition: int = 0) -> Records:
+    return [record(b"x", offset=offset, partition=partition) for offset in offsets]
+
+
+async def start_at(pool: Pool, tp: TopicPartition, offset: int) -> None:
+    await pool.execute(
+        "INSERT INTO ingest_positions (cluster, topic, partition, start_offset, next_offset) VALUES ('main', $1, $2, $3, $3)",
+        tp.topic,
+        tp.partition,
+        offset,
+    )
+
+
+# --- assignment -------------------------------------------------------------------------------------------------------
+
+
+async def test_partitions_are_paused_before_anything_awaits_and_run_from_their_positions(pool: Pool) -> None:
+    await start_at(pool, ONE, 7)
+    broker = FakeBroker(beginning={ZERO: 3}, assigned={ZERO, ONE})
+    consumer = consumer_of(pool, broker, Storing())
+    assigning = consumer.on_partitions_assigned([ZERO, ONE])
+    with suppress(StopIteration):
+        assigning.send(None)  # runs until it first awaits
+    assert broker.asked == ["pause 0", "pause 1"]
+    assert problem(consumer) == "usage.events[0] not synced; usage.events[1] not synced"
+
+    await settled()
+
+    assert [asked for asked in broker.asked if asked.endswith(("0", "to 3"))] == ["pause 0", "seek 0 to 3", "resume 0"]
+    assert [asked for asked in broker.asked if "k 1" in asked or asked.endswith("e 1")] == [
+        "pause 1",
+        "seek 1 to 7",
+        "resume 1",
+    ]
+    assert problem(consumer) is None
+    assert await positions(pool) == {0: (3, 0, 0), 1: (7, 0, 0)}, (
+        "a partition never read starts where the broker's log does"
+    )
+
+
+async def test_records_fetched_before_the_seek_are_ignored(pool: Pool) -> None:
+    broker, apply = FakeBroker(away=KafkaConnectionError()), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    broker.assigned.add(ZERO)
+    await consumer.on_partitions_assigned([ZERO])
+
+    await consumer.consume(records(range(5)))
+    assert apply.slices == []
+
+    broker.away = None
+    await settled()
+    await consumer.consume(records(range(5)))
+    assert await positions(pool) == {0: (5, 5, 0)}
+
+
+async def test_records_of_partitions_that_are_not_ours_are_ignored(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+
+    await consumer.consume([*records(range(2)), *records(range(3), partition=1)])
+
+    assert await seen(pool) == [(0, 0), (0, 1)]
+
+
+async def test_while_the_broker_cannot_say_its_offsets_the_partition_stays_paused(pool: Pool) -> None:
+    broker = FakeBroker(away=KafkaConnectionError("coordinator is moving"), assigned={ZERO})
+    consumer = consumer_of(pool, broker, Storing())
+    await consumer.on_partitions_assigned([ZERO])
+    await eventually(lambda: consumer._partitions[ZERO].failures >= 2)
+
+    assert broker.asked == ["pause 0"]
+    assert problem(consumer) == "usage.events[0] not synced"
+
+    broker.away = None
+    await settled()
+    assert broker.asked == ["pause 0", "seek 0 to 0", "resume 0"]
+
+
+async def test_while_the_database_is_away_the_partition_stays_paused_and_then_goes_on(
+    pool: Pool, ingest_database: str, postgres: str
+) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records(range(3)))
+    name = urlsplit(ingest_database).path.removeprefix("/")
+    admin = await asyncpg.connect(postgres)
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        broker.asked.clear()
+        await consumer.consume(records(range(3, 6)))
+        await eventually(lambda: consumer._partitions[ZERO].failures >= 3)
+        assert broker.asked == ["pause 0"]
+        assert problem(consumer) == "usage.events[0] not synced"
+        await consumer.consume(records(range(6, 9)))  # a fetch that was on its way
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()
+    await settled()
+
+    assert broker.asked == ["pause 0", "seek 0 to 3", "resume 0"]
+    await consumer.consume(records(range(3, 9)))
+    assert await seen(pool) == [(0, offset) for offset in range(9)]
+
+
+async def test_a_partition_revoked_while_it_syncs_is_left_alone(pool: Pool) -> None:
+    broker, apply = FakeBroker(assigned={ZERO}), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await consumer.on_partitions_assigned([ZERO])
+    await asyncio.sleep(0)
+    broker.assigned.clear()
+    await consumer.on_partitions_revoked([ZERO])
+    await settled()
+
+    assert broker.asked == ["pause 0"]
+    assert problem(consumer) is None
+    await consumer.consume(records(range(3)))
+    assert apply.slices == []
+
+
+# --- the place of a record --------------------------------------------------------------------------------------------
+
+
+async def test_a_gap_is_believed_only_right_after_a_seek(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records([0, 1, 4]))
+    assert await positions(pool) == {0: (5, 3, 2)}, "inside a fetch the broker's order is trusted"
+
+    broker.asked.clear()
+    await consumer.consume(records([8, 9]))
+    assert await positions(pool) == {0: (5, 3, 2)}, "nothing is stored that does not follow on"
+    await settled()
+    assert broker.asked == ["pause 0", "seek 0 to 5", "resume 0"]
+
+    await consumer.consume(records([8, 9]))
+    assert await positions(pool) == {0: (10, 5, 5)}, "the broker has nothing between: offsets 5, 6 and 7 hold no record"
+
+
+async def test_what_is_stored_already_is_dropped(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records(range(4)))
+
+    await consumer.consume(records(range(2, 7)))
+
+    assert await seen(pool) == [(0, offset) for offset in range(7)]
+    assert apply.slices[-1].first_offset == 4
+
+
+async def test_a_topic_cut_off_while_it_is_read_halts(pool: Pool) -> None:
+    broker, apply = FakeBroker(end={ZERO: 50}), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records(range(50)))
+    broker.end[ZERO] = 10  # aiokafka starts anew at the beginning, by itself
+
+    await consumer.consume(records(range(10)))
+    await settled()
+
+    assert consumer.not_ready is not None
+    assert "ends at offset 10, but everything below 50 was stored already" in consumer.not_ready
+
+
+async def test_a_topic_that_was_recreated_halts_and_is_not_ready(pool: Pool) -> None:
+    await start_at(pool, ZERO, 500)
+    broker, apply = FakeBroker(end={ZERO: 20}), Storing()
+    consumer = consumer_of(pool, broker, apply)
+
+    await assign(consumer, broker, ZERO, ONE)
+    await consumer.consume([*records(range(20)), *records(range(3), partition=1)])
+
+    assert "resume 0" not in broker.asked
+    assert await seen(pool) == [(1, 0), (1, 1), (1, 2)], "its neighbour runs"
+    assert consumer.not_ready is not None
+    assert consumer.not_ready.startswith("usage.events[0] halted: usage.events[0] ends at offset 20")
+
+
+async def test_retention_that_overran_the_position_halts(pool: Pool) -> None:
+    await start_at(pool, ZERO, 5)
+    broker = FakeBroker(beginning={ZERO: 9}, end={ZERO: 20})
+    consumer = consumer_of(pool, broker, Storing())
+
+    await assign(consumer, broker, ZERO)
+
+    assert "retention deleted 4 records" in str(consumer.not_ready)
+    assert broker.asked == ["pause 0"]
+
+
+async def test_a_position_that_vanished_halts(pool: Pool) -> None:
+    broker = FakeBroker()
+    consumer = consumer_of(pool, broker, Storing())
+    await assign(consumer, broker, ZERO)
+    await pool.execute("DELETE FROM ingest_positions")
+
+    await consumer.consume(records(range(3)))
+
+    assert "vanished" in str(consumer.not_ready)
+    assert await seen(pool) == []
+
+
+async def test_a_fetch_that_failed_makes_every_partition_seek_again(pool: Pool) -> None:
+    broker, apply = FakeBroker(fetch=KafkaError("corrupt batch in partition 1")), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO, ONE)
+    broker.asked.clear()
+    with suppress(KafkaError):
+        await broker.getmany(timeout_ms=1)
+    # aiokafka had drained offsets 0 to 4 of partition 0 already, and goes on behind them
+    await consumer.consume(records(range(5, 9)))
+    assert await seen(pool) == []
+    await settled()
+
+    assert sorted(broker.asked) == ["pause 0", "pause 1", "resume 0", "resume 1", "seek 0 to 0", "seek 1 to 0"]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_error_pauses_seeks_again_from_the_database_and_backs_off(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing(fails=[RuntimeError("no"), asyncpg.SerializationError("again")])
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    delays = []
+    for _ in range(2):
+        broker.asked.clear()
+        before = asyncio.get_running_loop().time()
+        await consumer.consume(records(range(5)))
+        assert broker.asked == ["pause 0"]
+        assert await seen(pool) == []
+        await settled()
+        delays.append(asyncio.get_running_loop().time() - before)
+        assert broker.asked == ["pause 0", "seek 0 to 0", "resume 0"]
+
+    await consumer.consume(records(range(5)))
+
+    assert await seen(pool) == [(0, offset) for offset in range(5)]
+    assert apply.after == [5]
+    assert delays[0] >= 0.05
+    assert delays[1] >= 0.1
+
+
+async def test_a_broken_invariant_halts_that_partition_alone(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing(fails=[BrokenInvariant("sums differ")])
+    consumer = consumer_of(pool, broker, apply, lanes=1)
+    await assign(consumer, broker, ZERO, ONE)
+
+    await consumer.consume([*records(range(5)), *records(range(5), partition=1)])
+    await consumer.consume([*records(range(5)), *records(range(5, 6), partition=1)])
+
+    assert problem(consumer) == "usage.events[0] halted: sums differ"
+    assert await seen(pool) == [(1, offset) for offset in range(6)]
+
+
+async def test_an_error_after_commit_does_no_harm(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing(fails_after=KafkaConnectionError())
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+
+    await consumer.consume(records(range(5)))
+    await consumer.consume(records(range(5, 7)))
+
+    assert await positions(pool) == {0: (7, 7, 0)}
+    assert apply.after == [5, 7]
+
+
+async def test_a_batch_whose_partition_was_revoked_while_it_ran_is_still_announced(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing(may_commit=asyncio.Event())
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    consuming = asyncio.create_task(consumer.consume(records(range(5))))
+    await apply.applying.wait()
+
+    await consumer.on_partitions_revoked([ZERO])
+    broker.assigned.clear()
+    assert apply.may_commit is not None
+    apply.may_commit.set()
+    await consuming
+
+    assert apply.after == [5]
+    assert await positions(pool) == {0: (5, 5, 0)}
+    assert broker.committed == [], "its new owner tells Kafka"
+
+
+# --- two workers ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_zombie_and_its_successor_at_once_count_once(pool: Pool) -> None:
+    zombie, successor = Storing("zombie", may_commit=asyncio.Event()), Storing("successor")
+    brokers = FakeBroker(), FakeBroker()
+    old, new = consumer_of(pool, brokers[0], zombie), consumer_of(pool, brokers[1], successor)
+    await assign(old, brokers[0], ZERO)
+    await assign(new, brokers[1], ZERO)
+    stuck = asyncio.create_task(old.consume(records(range(5))))
+    await zombie.applying.wait()
+    taking_over = asyncio.create_task(new.consume(records(range(8))))
+    while not await pool.fetchval(WAITING):
+        pass
+    assert successor.slices == [], "it waits for the row"
+
+    assert zombie.may_commit is not None
+    zombie.may_commit.set()
+    await asyncio.gather(stuck, taking_over)
+
+    rows = await pool.fetch("SELECT record_offset, by FROM seen ORDER BY 1")
+    assert [tuple(row) for row in rows] == [(n, "zombie") for n in range(5)] + [(n, "successor") for n in range(5, 8)]
+    assert await positions(pool) == {0: (8, 8, 0)}
+
+    await old.consume(records(range(5, 9)))
+    assert await seen(pool) == [(0, offset) for offset in range(9)]
+
+
+async def test_the_successor_of_a_zombie_that_rolls_back_stores_all(pool: Pool) -> None:
+    zombie = Storing("zombie", may_commit=asyncio.Event(), fails=[ConnectionResetError("gone")])
+    successor, brokers = Storing("successor"), (FakeBroker(), FakeBroker())
+    old, new = consumer_of(pool, brokers[0], zombie), consumer_of(pool, brokers[1], successor)
+    await assign(old, brokers[0], ZERO)
+    await assign(new, brokers[1], ZERO)
+    stuck = asyncio.create_task(old.consume(records(range(5))))
+    await zombie.applying.wait()
+    taking_over = asyncio.create_task(new.consume(records(range(8))))
+    assert zombie.may_commit is not None
+    zombie.may_commit.set()
+    await asyncio.gather(stuck, taking_over)
+
+    assert [slice_.first_offset for slice_ in successor.slices] == [0]
+    assert await seen(pool) == [(0, offset) for offset in range(8)]
+
+
+async def test_two_workers_that_start_a_partition_at_once_agree_on_its_start(pool: Pool) -> None:
+    brokers = FakeBroker(beginning={ZERO: 4}), FakeBroker(beginning={ZERO: 4})
+    consumers = [consumer_of(pool, broker, Storing()) for broker in brokers]
+    for consumer, broker in zip(consumers, brokers, strict=True):
+        broker.assigned.add(ZERO)
+        await consumer.on_partitions_assigned([ZERO])
+    await settled()
+
+    assert [broker.asked[1] for broker in brokers] == ["seek 0 to 4", "seek 0 to 4"]
+    assert await positions(pool) == {0: (4, 0, 0)}
+
+
+# --- what it tells others ---------------------------------------------------------------------------------------------
+
+
+async def test_kafka_is_told_at_once_then_once_a_second_and_at_the_end(pool: Pool) -> None:
+    broker = FakeBroker()
+    consumer = consumer_of(pool, broker, Storing())
+    await assign(consumer, broker, ZERO, ONE)
+    await consumer.consume(records(range(5)))
+    assert broker.committed == [{ZERO: 5}]
+
+    await consumer.consume([*records(range(5, 7)), *records(range(2), partition=1)])
+    assert broker.committed == [{ZERO: 5}]
+    [later] = [task for task in asyncio.all_tasks() if task.get_name() == "advise"]
+    await later
+    assert broker.committed == [{ZERO: 5}, {ZERO: 7, ONE: 2}]
+
+    await consumer.consume(records(range(7, 8)))
+    await consumer.close()
+    assert broker.committed[-1] == {ZERO: 8}
+
+
+async def test_lag_is_what_waits_and_markers_at_the_end_do_not(pool: Pool) -> None:
+    broker, apply = FakeBroker(end={ZERO: 12}), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records(range(5)))
+    broker.fetched_to[ZERO] = 5
+    assert await consumer.lag() == 7
+
+    await consumer.consume(records(range(5, 10)))
+    broker.fetched_to[ZERO] = 12  # a transaction's markers: fetched, but no records
+    assert await consumer.lag() == 0
+
+    await consumer.on_partitions_revoked([ZERO])
+    assert await consumer.lag() == 0
