@@ -247,8 +247,16 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                     f"the position of {tp.topic}[{tp.partition}] vanished: restore it before ingest goes on"
                 )
             fresh = fresh_records(records, position.next_offset, state.sought)
+            if fresh[0].offset > position.next_offset:
+                await self._confirm_gap(tp, position)
             batch = Slice(position, fresh)
             return batch.next_offset, await self.apply(connection, batch)
+
+    async def _confirm_gap(self, tp: TopicPartition, position: Position) -> None:
+        """Tell a gap from records that retention deleted between our seek and the fetch, which begins behind them then, unasked."""
+        beginning = (await self._consumer.beginning_offsets([tp]))[tp]
+        if position.next_offset < beginning:
+            raise OutOfPlace(f"the broker begins at offset {beginning}, position is {position.next_offset}")
 
     def _recover(self, tp: TopicPartition, state: _Partition, error: Exception) -> None:
         """Nothing was committed, or we do not know: ask the database where we are, on a fresh connection, after a pause."""
