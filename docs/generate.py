@@ -70,7 +70,11 @@ def _settings_table(fields: Iterable[tuple[type[BaseSettings], str]]) -> Iterato
     for settings, name in fields:
         field = settings.model_fields[name]
         default = (
-            "*required*" if field.is_required() else f"`{_shown(field.default)}`" if field.default != "" else "empty"
+            "*required*"
+            if field.is_required()
+            else "empty"
+            if field.default in ("", None)
+            else f"`{_shown(field.default)}`"
         )
         yield f"| `{variable_name(settings, name)}` | {default} | {_allowed(field)} | {_cell(field.description or '')} |"
 

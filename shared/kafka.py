@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from shared.contracts import (
 )
 from shared.errors import ServiceUnavailable
 from shared.fetching import tolerate_header_names
+from shared.kafka_security import broker_security
 from shared.outbox import Message, NotAcknowledged
 from shared.settings import KafkaSettings
 
@@ -50,10 +51,14 @@ class Subscription:
 
 
 def make_broker(settings: KafkaSettings, *, client_id: str) -> KafkaBroker:
-    """Return a FastStream broker that publishes idempotently with acks=all and touches no message body."""
+    """Return a FastStream broker that publishes idempotently with acks=all and touches no message body.
+
+    Raises `ConfigurationError` for settings of security that do not fit together.
+    """
     broker = KafkaBroker(
         settings.kafka_bootstrap_servers.split(","),
         client_id=client_id,
+        security=broker_security(settings),
         acks="all",
         enable_idempotence=True,
         linger_ms=2,
@@ -150,10 +155,18 @@ def topic_plan(partitions: int) -> dict[str, int]:
 
 
 async def create_topics(
-    bootstrap_servers: str, *, partitions: int, replication_factor: int = 1, prefix: str = ""
+    bootstrap_servers: str,
+    *,
+    partitions: int,
+    replication_factor: int = 1,
+    prefix: str = "",
+    security: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Create the topics that are missing and return their names. Raises `ServiceUnavailable` if no broker answers."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    """Create the topics that are missing and return their names. Raises `ServiceUnavailable` if no broker answers.
+
+    `security` is what `client_security` returns.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, **(security or {}))
     try:
         await admin.start()
     except KafkaError as error:

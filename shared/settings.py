@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -31,6 +31,20 @@ class KafkaSettings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{0,100}$",
         description="Put before every topic and group name, so that two pipelines can share a cluster.",
     )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to the brokers: SSL encrypts, SASL logs in."
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="How to log in. PLAIN hands the password to the broker."
+    )
+    kafka_username: str = Field("", description="Who to log in as: each service as a principal of its own.")
+    kafka_password: SecretStr | None = Field(None, description="The password of that user.")
+    kafka_password_file: str = Field("", description="File with the password, in place of the variable.")
+    kafka_ca_file: str = Field(
+        "", description="Certificates (PEM) that the brokers' are checked against; the system's without it."
+    )
+    kafka_certificate_file: str = Field("", description="Our certificate (PEM), where brokers ask clients for one.")
+    kafka_key_file: str = Field("", description="Its private key (PEM).")
 
 
 class PostgresSettings(BaseSettings):

@@ -26,6 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import ConfigurationError, TallystickError
 from shared.kafka import kafka_unavailable
+from shared.kafka_security import client_security
 from shared.logs import configure_logs
 from shared.metrics import LOOP_DELAY
 from shared.postgres import NO_ROLE, Pool, create_pool, role_to_take
@@ -140,11 +141,12 @@ async def _not_writable(pool: Pool) -> str | None:
     return "database is read-only" if read_only == "on" else None
 
 
-async def check_kafka(bootstrap_servers: str, topics: Sequence[str]) -> None:
+async def check_kafka(settings: KafkaSettings, topics: Sequence[str]) -> None:
     """Wait a little for a broker. Raises `ServiceUnavailable`, or `ConfigurationError` that names the topics that are missing."""
+    bootstrap_servers, security = settings.kafka_bootstrap_servers, client_security(settings)
     deadline = monotonic() + STARTUP_WAIT_SECONDS
     while True:
-        client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)
+        client = AIOKafkaClient(bootstrap_servers=bootstrap_servers, **security)
         try:
             await client.bootstrap()
             existing = client.cluster.topics() | await _all_topics(client)
@@ -206,9 +208,7 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
     )
     try:
         worker = build(settings, pool)
-        await check_kafka(
-            settings.kafka_bootstrap_servers, [settings.kafka_topic_prefix + topic for topic in worker.topics]
-        )
+        await check_kafka(settings, [settings.kafka_topic_prefix + topic for topic in worker.topics])
         app = AsgiFastStream(
             worker.broker,
             asgi_routes=_routes(worker, pool),

@@ -48,6 +48,9 @@ _SETTINGS = {
     "share.coordinator.state.topic.min.isr": "1",
 }
 
+_LISTENERS = ("listeners", "advertised.listeners", "listener.security.protocol.map")
+"""Lists to which additional properties add, since they hold ports that are chosen here."""
+
 
 class Kafka:
     """The broker of one stack directory."""
@@ -130,6 +133,8 @@ class Kafka:
             "advertised.listeners": f"PLAINTEXT://{ports.HOST}:{port}",
             "log.dirs": str(self._data),
         }
+        for name, value in (self._options.kafka_properties or {}).items():
+            settings[name] = f"{settings[name]},{value}" if name in _LISTENERS else value
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
 
 

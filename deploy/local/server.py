@@ -58,6 +58,8 @@ class Options:
     """Remove the directory when the stack ends."""
     postgres_settings: Mapping[str, str] | None = None
     """Additional `postgresql.conf` settings."""
+    kafka_properties: Mapping[str, str] | None = None
+    """Additional `server.properties`; a listener is added to those that are there."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "directory": str(self.directory)}

@@ -115,6 +115,7 @@ def running_stack(
     servers: Sequence[str] = SERVERS,
     durable: bool = True,
     postgres_settings: Mapping[str, str] | None = None,
+    kafka_properties: Mapping[str, str] | None = None,
     say: Say = nothing,
 ) -> Iterator[RunningStack]:
     """A stack for as long as the block runs; its processes end with this process, even if it is killed.
@@ -135,7 +136,12 @@ def running_stack(
         return
     place = StackDirectory(directory or Path(tempfile.mkdtemp(prefix="tallystick-")))
     options = Options(
-        place.path, wanted, durable=durable, throw_away=directory is None, postgres_settings=postgres_settings
+        place.path,
+        wanted,
+        durable=durable,
+        throw_away=directory is None,
+        postgres_settings=postgres_settings,
+        kafka_properties=kafka_properties,
     )
     place.create()
     running = _start_or_find(place, options, named, say)

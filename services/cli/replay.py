@@ -34,6 +34,7 @@ def replay(
     from services.cli.demo.world import read_world  # noqa: PLC0415
     from services.cli.servers import ingest_settings  # noqa: PLC0415
     from shared.contracts import USAGE_EVENTS  # noqa: PLC0415
+    from shared.kafka_security import librdkafka_security  # noqa: PLC0415
 
     trace, now = inspect(file), datetime.now(UTC)
     day = start.date() if start else default_start(now)
@@ -41,7 +42,12 @@ def replay(
     check_window(trace, day, now, settings.limits().late)
     world = asyncio.run(read_world(settings.database_url))
     traffic = TraceTraffic(trace, day, world.subscribers, world.models)
-    publisher = Publisher(settings.kafka_bootstrap_servers, settings.kafka_topic_prefix + USAGE_EVENTS, rate=rate)
+    publisher = Publisher(
+        settings.kafka_bootstrap_servers,
+        settings.kafka_topic_prefix + USAGE_EVENTS,
+        rate=rate,
+        security=librdkafka_security(settings),
+    )
     try:
         seconds = publisher.publish(traffic.records())
     except KeyboardInterrupt:

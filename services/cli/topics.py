@@ -19,6 +19,7 @@ def topics(
     """Create the topics that are missing; existing ones are left as they are."""
     from services.cli.servers import kafka_settings  # noqa: PLC0415 (slow to import)
     from shared.kafka import create_topics, topic_plan  # noqa: PLC0415
+    from shared.kafka_security import client_security  # noqa: PLC0415
 
     kafka = kafka_settings()
     created = asyncio.run(
@@ -27,6 +28,7 @@ def topics(
             partitions=partitions,
             replication_factor=replication_factor,
             prefix=kafka.kafka_topic_prefix,
+            security=client_security(kafka),
         )
     )
     for plain_name, count in topic_plan(partitions).items():

@@ -11,11 +11,12 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from deploy.local.postgres_programs import version_of
 from deploy.local.stack import running_stack
 from deploy.migrate import migrate
 from shared.postgres import role_to_take
 from tests.integration.roles import AGGREGATOR, BILLING, INGEST, READONLY
-from tests.integration.test_postgres_versions import PROGRAMS, version_of
+from tests.integration.test_postgres_versions import PROGRAMS
 
 ROLES = (INGEST, AGGREGATOR, BILLING, READONLY)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -31,10 +31,20 @@ _CONFIGURATION: Final[dict[str, Any]] = {
 class Publisher:
     """Publishes to one topic. `published` may be read, and `stop` called, from another thread."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, *, rate: float | None = None) -> None:
-        """`rate` is in records a second; None is full speed. Raises `ConfigurationError` without confluent-kafka."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        *,
+        rate: float | None = None,
+        security: Mapping[str, str] | None = None,
+    ) -> None:
+        """`rate` is in records a second; None is full speed. `security` is what `librdkafka_security` returns.
+
+        Raises `ConfigurationError` without confluent-kafka.
+        """
         self._bootstrap_servers, self._topic, self._rate = bootstrap_servers, topic, rate
-        self._producer = self._connect()
+        self._producer = self._connect(security or {})
         self._stopping = threading.Event()
         self._failure: str | None = None
         self.published = 0
@@ -101,11 +111,11 @@ class Publisher:
                 "check KAFKA_BOOTSTRAP_SERVERS and that 'tallystick topics' was run; publishing again is safe, duplicates are recognised"
             )
 
-    def _connect(self) -> Any:
+    def _connect(self, security: Mapping[str, str]) -> Any:
         try:
             from confluent_kafka import Producer  # noqa: PLC0415 – an optional dependency
         except ImportError:
             raise ConfigurationError(
                 "publishing needs confluent-kafka: install it with pip install 'tallystick[local]'"
             ) from None
-        return Producer({**_CONFIGURATION, "bootstrap.servers": self._bootstrap_servers})
+        return Producer({**_CONFIGURATION, **security, "bootstrap.servers": self._bootstrap_servers})

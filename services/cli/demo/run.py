@@ -31,6 +31,7 @@ from services.cli.topics import PARTITIONS
 from services.ingest.settings import Settings
 from shared.errors import ConfigurationError
 from shared.kafka import create_topics
+from shared.kafka_security import client_security
 from shared.logs import configure_logs
 from shared.postgres import connect, create_pool
 from shared.settings import load
@@ -138,7 +139,10 @@ class Stage:
         await _refuse_foreign_usage(url)
         applied = await migrate(url)
         created = await create_topics(
-            self.settings.kafka_bootstrap_servers, partitions=PARTITIONS, prefix=self.settings.kafka_topic_prefix
+            self.settings.kafka_bootstrap_servers,
+            partitions=PARTITIONS,
+            prefix=self.settings.kafka_topic_prefix,
+            security=client_security(self.settings),
         )
         display.say(f"{len(applied)} migrations applied, {len(created)} topics created")
         await seed_database(url, test_data=True)

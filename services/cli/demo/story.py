@@ -25,6 +25,7 @@ from services.cli.supervisor import Supervisor
 from services.ingest.settings import Settings
 from shared.contracts import USAGE_EVENTS
 from shared.errors import ServiceUnavailable
+from shared.kafka_security import librdkafka_security
 from shared.postgres import Connection, Pool
 
 VICTIM: Final = "ingest-0"
@@ -65,7 +66,9 @@ class Story:
     async def _send(self, watch: Watch, outcome: Outcome) -> None:
         """Publish in a thread of its own, disturb midway, and wait until all services are through."""
         topic = self.settings.kafka_topic_prefix + USAGE_EVENTS
-        publisher = Publisher(self.settings.kafka_bootstrap_servers, topic, rate=self.rate)
+        publisher = Publisher(
+            self.settings.kafka_bootstrap_servers, topic, rate=self.rate, security=librdkafka_security(self.settings)
+        )
         midway, loop = asyncio.Event(), asyncio.get_running_loop()
         records = _with_midway(self.sending, lambda: loop.call_soon_threadsafe(midway.set))
         disturbing = asyncio.create_task(self._disturb(midway))

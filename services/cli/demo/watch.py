@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from services.cli.demo.world import QUERIES
 from shared.contracts import USAGE_EVENTS
 from shared.errors import ServiceUnavailable
+from shared.kafka_security import client_security
 from shared.postgres import Pool
 from shared.settings import KafkaSettings
 
@@ -73,7 +74,9 @@ class Watch:
 
     async def end(self) -> int:
         """Return the sum of the topic's end offsets: where the positions sum to it, everything was read."""
-        consumer = AIOKafkaConsumer(self._topic, bootstrap_servers=self.settings.kafka_bootstrap_servers)
+        consumer = AIOKafkaConsumer(
+            self._topic, bootstrap_servers=self.settings.kafka_bootstrap_servers, **client_security(self.settings)
+        )
         await consumer.start()
         try:
             partitions = [TopicPartition(self._topic, number) for number in consumer.partitions_for_topic(self._topic)]
