@@ -177,3 +177,14 @@ def test_every_topic_and_every_reason_is_explained() -> None:
     assert [topic for topic in topics if f"| `{topic}` |" not in page] == []
     explained = re.findall(r"^\| `(\w+)` \|", text_of(DOCS / "reference" / "quarantine.md"), re.MULTILINE)
     assert set(explained) == {reason.value for reason in Reason}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page.suffix == ".md" and page not in reached and page.exists():
+            reached.add(page)
+            links = re.findall(r"\]\(([^)\s#]+)", without_code_blocks(text_of(page)))
+            ahead += [(page.parent / link).resolve() for link in links if not link.startswith("http")]
+    assert [str(page.relative_to(ROOT)) for page in PAGES if page not in reached] == []
