@@ -102,11 +102,11 @@ def accept(
             return found
         event = found
     nul_possible = _NUL in value or (binary and any(b"\x00" in (content or b"") for _, content in headers))
-    return _judge(event, limits, earliest, latest, nul_possible=nul_possible) or event
+    return _judge(event, value, limits, earliest, latest, nul_possible=nul_possible) or event
 
 
 def _judge(
-    event: UsageEvent, limits: Limits, earliest: datetime, latest: datetime, *, nul_possible: bool
+    event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, latest: datetime, *, nul_possible: bool
 ) -> Rejected | None:
     """Return what is wrong with a well-formed event, if anything: the rules that lie between fields."""
     data = event.data
@@ -134,7 +134,7 @@ def _judge(
             Reason.TOO_FAR_AHEAD,
             f"time {event.time.isoformat()} is after {latest.isoformat()}; check the gateway's clock",
         )
-    if data.metadata is not None and (problem := _metadata_problem(data.metadata, limits)):
+    if data.metadata is not None and (problem := _metadata_problem(data.metadata, value, limits)):
         return problem
     if nul_possible and _has_nul(msgspec.to_builtins(event)):
         return Rejected(
@@ -143,8 +143,11 @@ def _judge(
     return None
 
 
-def _metadata_problem(metadata: dict[str, Any], limits: Limits) -> Rejected | None:
-    if _deeper(metadata, limits.metadata_depth):  # first: what follows recurses
+def _metadata_problem(metadata: dict[str, Any], record: bytes, limits: Limits) -> Rejected | None:
+    deep = (
+        record.count(b"{") + record.count(b"[") > limits.metadata_depth
+    )  # else it cannot be: most need no closer look
+    if deep and _deeper(metadata, limits.metadata_depth):  # first: what follows recurses
         return Rejected(
             Reason.METADATA_TOO_LARGE,
             f"metadata is nested more than {limits.metadata_depth} levels deep; send flat attributes",
@@ -153,6 +156,8 @@ def _metadata_problem(metadata: dict[str, Any], limits: Limits) -> Rejected | No
         return Rejected(
             Reason.METADATA_TOO_LARGE, f"metadata has {len(metadata)} keys, {limits.metadata_keys} are allowed"
         )
+    if len(record) <= limits.metadata_bytes:
+        return None  # a part is no larger than the whole
     size = len(_encode(metadata))
     if size > limits.metadata_bytes:
         return Rejected(Reason.METADATA_TOO_LARGE, f"metadata has {size} bytes, {limits.metadata_bytes} are allowed")

@@ -15,7 +15,7 @@ log = structlog.get_logger("ingest.publishing")
 
 IN_FLIGHT = 8
 """Batches whose messages may be on their way at once; one more waits, so that memory stays bounded."""
-LEFTOVER_SECONDS = 10.0
+LEFTOVER_SECONDS = 3.0
 """Older unpublished messages belong to nobody any more: a worker died between COMMIT and publishing."""
 
 
