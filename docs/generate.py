@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from typer.main import get_command
 
+from docs import roles
 from services.billing.reconciliation.statements import STATEMENTS
 from services.cli.main import app
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, variable_name
@@ -199,6 +200,7 @@ def main() -> None:
     """Write every page."""
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
+    roles.main()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes docs/reference/roles.md from what the catalogue of a migrated database says: `python -m docs.roles`.
+"""Writes docs/reference/roles.md from what the catalogue of a migrated database says: `make docs`, or `python -m docs.roles` alone.
 
 tests/integration/test_roles.py compares the committed page with what this writes.
 """
@@ -6,10 +6,12 @@ tests/integration/test_roles.py compares the committed page with what this write
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Final
 
-from deploy.local.connect import database_url
+from deploy.local.stack import running_stack
+from deploy.migrate import migrate
 from shared.postgres import Connection, connect
 
 PAGE: Final = Path(__file__).parent / "reference" / "roles.md"
@@ -21,7 +23,7 @@ ROLES: Final = {
 }
 _PRIVILEGES: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 _INTRODUCTION: Final = """\
-<!-- Written by `python -m docs.roles` from the catalogue of a migrated database: change deploy/migrations. -->
+<!-- Written by `make docs` from the catalogue of a migrated database: change deploy/migrations. -->
 # Database roles
 
 Every service works with the rights of a role of its own, whoever it logs in as: `TALLYSTICK_DATABASE_ROLE` in
@@ -98,8 +100,9 @@ def _cell(columns: list[str] | None) -> str:
     return "all" if columns is None else ", ".join(f"`{name}`" for name in columns)
 
 
-async def _write() -> None:
-    connection = await connect(database_url(), application_name="tallystick-docs")
+async def _write(database_url: str) -> None:
+    await migrate(database_url)
+    connection = await connect(database_url, application_name="tallystick-docs")
     try:
         PAGE.write_text(await roles_page(connection), encoding="utf-8")
     finally:
@@ -107,8 +110,10 @@ async def _write() -> None:
 
 
 def main() -> None:
-    """Write the page from the migrated database that DATABASE_URL names, else from that of the local stack."""
-    asyncio.run(_write())
+    """Write the page from a database that is made for it."""
+    os.environ.pop("DATABASE_URL", None)  # not one that somebody uses
+    with running_stack(servers=("postgres",), durable=False) as running:
+        asyncio.run(_write(running.stack.database_url))
 
 
 if __name__ == "__main__":
