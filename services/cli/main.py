@@ -27,6 +27,8 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
+    "quarantine": "services.cli.quarantine:app",
+    "held": "services.cli.held:app",
     "verify": "services.cli.rebuild:verify",
     "rebuild": "services.cli.rebuild:rebuild",
     "schema": "services.cli.schema:app",

@@ -75,14 +75,20 @@ def _share(whole: list[T], part: int, parts: int) -> list[T]:
     return whole[len(whole) * part // parts : len(whole) * (part + 1) // parts]
 
 
-def announce_refused(origin: Origin, refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]]) -> list[Message]:
-    """Return the dead letters of a batch: original key and bytes, reason and origin in headers."""
+def announce_refused(
+    origin: Origin, ids: Sequence[UUID], refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]]
+) -> list[Message]:
+    """Return the dead letters of a batch: original key and bytes; id in quarantine, reason and origin in headers.
+
+    They are published at least once: a reader drops doubles by `tallystick_id`.
+    """
     return [
         Message(
             topic=USAGE_DEAD_LETTER,
             key=record.key,
             value=record.value,
             headers={
+                "tallystick_id": str(id_),
                 "tallystick_reason": rejected.reason,
                 "tallystick_detail": rejected.detail,
                 "tallystick_topic": origin.topic,
@@ -91,5 +97,5 @@ def announce_refused(origin: Origin, refused: Sequence[tuple[ConsumerRecord[byte
                 "tallystick_offset": str(record.offset),
             },
         )
-        for record, rejected in refused
+        for id_, (record, rejected) in zip(ids, refused, strict=True)
     ]

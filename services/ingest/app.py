@@ -7,6 +7,7 @@ from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
 from services.ingest.publishing import LEFTOVER_SECONDS, Publishing
 from services.ingest.recent import RecentEvents
+from services.ingest.refusals import Refusals
 from services.ingest.settings import Settings
 from services.ingest.store import UsageLog
 from shared.clock import SystemClock
@@ -37,6 +38,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
         attributor=Attributor(),
         outbox=outbox,
         publishing=publishing,
+        refusals=Refusals(settings.refusal_limits()),
     )
     consumer = ExactlyOnceConsumer(
         pool=pool,

@@ -21,6 +21,7 @@ from services.ingest.announcement import announce_recorded, announce_refused
 from services.ingest.attribution import Attributor, Owner, Unknown, name_of
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
+from services.ingest.refusals import Refusals, Remember
 from services.ingest.rows import UsageRow, usage_row
 from services.ingest.store import Candidate, Counts, UsageLog
 from shared.clock import Clock
@@ -54,6 +55,7 @@ class IngestBatch:
     attributor: Attributor
     outbox: Outbox
     publishing: Publishing
+    refusals: Refusals = field(default_factory=Refusals)
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
         """Store a slice, its deltas, its rejects and its position; return what publishes them."""
@@ -64,18 +66,19 @@ class IngestBatch:
 
         inserted = await self.log.insert(connection, decided.candidates)
         refused = decided.refused + inserted.refused
-        await store.quarantine(connection, origin, batch_id, refused)
+        refusals = self.refusals.judge(batch, refused)  # halts here, before anything is committed, if it is too many
+        ids = await store.quarantine(connection, origin, batch_id, refused)
         await store.hold(connection, origin, batch_id, decided.held)
 
         announced = announce_recorded(batch_id, origin, inserted.rows, now)
-        letters = announce_refused(origin, refused)
+        letters = announce_refused(origin, ids, refused)
         await self.outbox.enqueue(connection, [*announced, *letters])
 
         counts = Counts(len(inserted.rows), inserted.duplicates, len(refused), len(decided.held), batch.gaps)
         await store.record_batch(connection, batch_id, "kafka", origin, counts, message_count=len(announced))
         await store.advance_position(connection, origin, counts)
 
-        return partial(self.committed, inserted.rows, refused, counts, [*announced, *letters])
+        return partial(self.committed, inserted.rows, refused, counts, [*announced, *letters], refusals)
 
     def decode(
         self, records: Sequence[Record], now: datetime, *, window: tuple[datetime, datetime] | None = None
@@ -128,8 +131,10 @@ class IngestBatch:
         refused: Sequence[tuple[Record, Rejected]],
         counts: Counts,
         messages: Sequence[Message],
+        refusals: Remember,
     ) -> None:
-        """After COMMIT: remember what was stored, count it, publish what was announced."""
+        """After COMMIT: remember what was stored and refused, count it, publish what was announced."""
+        refusals()
         self.recent.remember((row.id.bytes, row.created_at) for row in rows)
         metrics.count_batch(counts, [rejected.reason for _, rejected in refused])
         metrics.observe_freshness(self.clock.now(), rows)

@@ -60,13 +60,13 @@ class HeldEvents:
     async def _attribute_partition(self, connection: Connection, origin: Origin, rows: Sequence[Any]) -> list[Message]:
         """Store the held events of one partition as a batch of their own. They were judged when they came: age is no matter now."""
         ingest, batch_id, now = self.ingest, uuid7(), self.ingest.clock.now()
-        accepted, refused = ingest.decode([_record(row) for row in rows], now, window=EVER)
+        accepted, refused = ingest.decode([record_of(row) for row in rows], now, window=EVER)
         decided = await ingest.decide(connection, batch_id, accepted, refused)
         inserted = await ingest.log.insert(connection, decided.candidates)
         refused = decided.refused + inserted.refused
-        await store.quarantine(connection, origin, batch_id, refused)
+        ids = await store.quarantine(connection, origin, batch_id, refused)
         announced = announce_recorded(batch_id, origin, inserted.rows, now)
-        messages = [*announced, *announce_refused(origin, refused)]
+        messages = [*announced, *announce_refused(origin, ids, refused)]
         await ingest.outbox.enqueue(connection, messages)
         still_held = {record.offset for record, _, _ in decided.held}
         counts = Counts(len(inserted.rows), inserted.duplicates, len(refused))
@@ -80,8 +80,8 @@ class HeldEvents:
         return messages
 
 
-def _record(row: Any) -> ConsumerRecord[bytes, bytes]:
-    """Return the Kafka record that a held event came in."""
+def record_of(row: Any) -> ConsumerRecord[bytes, bytes]:
+    """Return the Kafka record that a held or quarantined event came in."""
     return ConsumerRecord(
         topic=row["topic"],
         partition=row["partition"],
@@ -92,6 +92,6 @@ def _record(row: Any) -> ConsumerRecord[bytes, bytes]:
         value=row["record_value"],
         checksum=None,
         serialized_key_size=len(row["record_key"] or b""),
-        serialized_value_size=len(row["record_value"]),
+        serialized_value_size=len(row["record_value"] or b""),
         headers=tuple(store.headers_of_json(row["record_headers"])),
     )

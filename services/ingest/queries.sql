@@ -56,7 +56,7 @@ WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_off
 -- Held events whose subscription and key exist by now, oldest first. SKIP LOCKED: another worker has the rest.
 SELECT h.id, h.topic, h.partition, h.epoch, h.record_offset, h.record_key, h.record_value, h.record_headers, h.held_at
 FROM held_events h
-WHERE h.attributed_at IS NULL AND h.cluster = $2
+WHERE h.attributed_at IS NULL AND h.expired_at IS NULL AND h.cluster = $2
   AND (h.subscription_id IS NULL OR EXISTS (SELECT FROM subscriptions s WHERE s.id = h.subscription_id))
   AND (h.api_key_id IS NULL OR EXISTS (SELECT FROM api_keys k WHERE k.id = h.api_key_id))
   AND (h.api_key_hash IS NULL OR EXISTS (SELECT FROM api_keys k WHERE k.key_hash = h.api_key_hash))
@@ -71,4 +71,4 @@ UPDATE held_events SET attributed_at = now(), attributed_batch_id = $2 WHERE id 
 -- name: still_held
 -- How many events wait for their subscription or key, and for how many seconds the oldest does.
 SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(held_at)), 0)::float8 AS oldest_seconds
-FROM held_events WHERE attributed_at IS NULL;
+FROM held_events WHERE attributed_at IS NULL AND expired_at IS NULL;

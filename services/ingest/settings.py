@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from services.ingest.acceptance import Limits
+from services.ingest.refusals import RefusalLimits
 from shared.worker import PipelineSettings
 
 
@@ -36,6 +37,19 @@ class Settings(PipelineSettings):
         50_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
     )
 
+    ingest_quarantine_percent: int = Field(
+        50,
+        ge=0,
+        le=100,
+        description="A partition halts when more than this share of its last records was refused; 0: never. Conflicts do not count.",
+    )
+    ingest_quarantine_window: int = Field(
+        1_000, ge=10, le=100_000, description="How many last records of a partition that share is of."
+    )
+    ingest_quarantine_in_a_row: int = Field(
+        5_000, ge=0, description="A partition halts when this many records in a row were refused; 0: never."
+    )
+
     @model_validator(mode="after")
     def _enough_connections(self) -> Self:
         """A lane that holds a connection asks for a second one to make a month's partition; so does attributing held events."""
@@ -44,6 +58,14 @@ class Settings(PipelineSettings):
                 f"TALLYSTICK_DATABASE_POOL_MAX: {self.ingest_lanes} lanes need at least {self.ingest_lanes + 2} connections"
             )
         return self
+
+    def refusal_limits(self) -> RefusalLimits:
+        """Return the limits beyond which a partition halts."""
+        return RefusalLimits(
+            percent=self.ingest_quarantine_percent,
+            window=self.ingest_quarantine_window,
+            in_a_row=self.ingest_quarantine_in_a_row,
+        )
 
     def limits(self) -> Limits:
         """Return the limits for acceptance."""

@@ -73,7 +73,7 @@ class UsageLog:
         if not candidates:
             return result
         times = [c.row.created_at for c in candidates]
-        await self._ensure_partitions(min(times), max(times))
+        await self._ensure_partitions(times)
         fresh, suspects = self._split(candidates)
         new = await self._copy_new(connection, fresh, suspects, result)
         result.rows += [c.row for c in new]
@@ -165,14 +165,15 @@ class UsageLog:
         here.update((c.key, c.row.created_at) for c in stored_now)
         return again
 
-    async def _ensure_partitions(self, earliest: datetime, latest: datetime) -> None:
-        """Make the months between two event times: in transactions of their own, so that their locks end at once."""
-        month = month_start(earliest)
-        while month <= latest:
-            if month not in self._months:
-                await self._pool.execute(_SQL["ensure_partition"], month)
-                self._months.add(month)
-            month = next_month(month)
+    async def _ensure_partitions(self, times: Sequence[datetime]) -> None:
+        """Make the months of event times: in transactions of their own, so that their locks end at once."""
+        first, last = month_start(min(times)), month_start(max(times))
+        # Always near, but for what an operator replays: there, years may lie between.
+        near = last <= next_month(next_month(first))
+        months = {first, min(next_month(first), last), last} if near else {month_start(at) for at in times}
+        for month in sorted(months - self._months):
+            await self._pool.execute(_SQL["ensure_partition"], month)
+            self._months.add(month)
 
 
 async def _copy(connection: Connection, candidates: Sequence[Candidate]) -> None:
@@ -213,20 +214,22 @@ async def quarantine(
     origin: Origin,
     batch_id: UUID,
     refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]],
-) -> None:
-    """Keep refused records with reason, original bytes and origin."""
+) -> list[UUID]:
+    """Keep refused records with reason, original bytes and origin. Return their new ids, in the same order."""
+    ids = [uuid7() for _ in refused]
     if not refused:
-        return
+        return ids
     await connection.execute(
         _SQL["quarantine"],
         *_place(origin),
         batch_id,
-        [uuid7() for _ in refused],
+        ids,
         [rejected.reason for _, rejected in refused],
         [rejected.detail.replace("\x00", "\\u0000") for _, rejected in refused],
         *_columns(record for record, _ in refused),
         [_instant(record.timestamp) for record, _ in refused],
     )
+    return ids
 
 
 async def hold(

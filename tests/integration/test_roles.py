@@ -24,7 +24,7 @@ from tests.integration.schema_facts import NOON, log_usage, make_invoice, make_s
 ROOT = Path(__file__).parents[2]
 SERVICES = (INGEST, AGGREGATOR, BILLING)
 ROLES = (*SERVICES, READONLY)
-OPERATORS = ("services.aggregator.rebuild", "services.ingest.partitions")
+OPERATORS = ("services.aggregator.rebuild", "services.ingest.partitions", "services.ingest.quarantine", "services.ingest.holding")
 """What an administrator runs from the command line, with the rights of the owner."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
 """What the demo does as one."""

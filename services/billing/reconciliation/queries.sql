@@ -66,7 +66,8 @@ SELECT 'rows' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(s
 FROM sides;
 
 -- name: batches_equal_quarantine
--- Every record that a batch refused is kept, and nothing else is in quarantine.
+-- Every record that a batch refused is kept, replayed or discarded since or not, and nothing else is in quarantine. A replay batch
+-- refuses nothing: what it does not take in stays the refused record of the batch that it came in.
 WITH kept AS (SELECT batch_id, count(*) AS records FROM quarantined_events GROUP BY batch_id),
 sides AS (
     SELECT batch_id, coalesce(b.quarantined, 0) AS left_value, coalesce(k.records, 0) AS right_value
@@ -77,7 +78,7 @@ SELECT 'records' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesc
 FROM sides;
 
 -- name: batches_equal_held
--- Every event that a batch held is kept, attributed since or not.
+-- Every event that a batch held is kept, attributed or expired since or not.
 WITH kept AS (SELECT batch_id, count(*) AS events FROM held_events GROUP BY batch_id),
 sides AS (
     SELECT batch_id, coalesce(b.held, 0) AS left_value, coalesce(k.events, 0) AS right_value
@@ -97,6 +98,19 @@ WITH attributed AS (
     FROM attributed a FULL JOIN (SELECT * FROM usage_batches WHERE kind = 'held') b USING (batch_id)
 )
 SELECT 'events' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
+       (array_agg('batch ' || batch_id ORDER BY batch_id) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides;
+
+-- name: replayed_equal_batches
+-- Every quarantined record that was replayed came out of one replay batch: stored, found to be a duplicate, or held.
+WITH replayed AS (
+    SELECT resolved_batch_id AS batch_id, count(*) AS records FROM quarantined_events
+    WHERE resolved_batch_id IS NOT NULL GROUP BY resolved_batch_id
+), sides AS (
+    SELECT batch_id, coalesce(r.records, 0) AS left_value, coalesce(b.inserted + b.duplicates + b.held, 0) AS right_value
+    FROM replayed r FULL JOIN (SELECT * FROM usage_batches WHERE kind = 'replay') b USING (batch_id)
+)
+SELECT 'records' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
        (array_agg('batch ' || batch_id ORDER BY batch_id) FILTER (WHERE left_value <> right_value))[1:5] AS differing
 FROM sides;
 

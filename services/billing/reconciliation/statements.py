@@ -50,14 +50,14 @@ STATEMENTS: Final = (
     ),
     Statement(
         "batches = quarantine",
-        "Every record that was refused is kept in quarantine.",
+        "Every record that was refused is kept in quarantine, replayed or discarded since or not.",
         "batches.quarantined",
         "quarantined_events",
         "batches_equal_quarantine",
     ),
     Statement(
         "batches = held",
-        "Every event of an unknown subscription or key is kept.",
+        "Every event of an unknown subscription or key is kept, attributed or expired since or not.",
         "batches.held",
         "held_events",
         "batches_equal_held",
@@ -68,6 +68,13 @@ STATEMENTS: Final = (
         "held_events attributed",
         "batches of held events",
         "attributed_equal_batches",
+    ),
+    Statement(
+        "replayed = batches",
+        "Every quarantined record that was replayed went through exactly one replay batch.",
+        "quarantined_events replayed",
+        "batches of replays",
+        "replayed_equal_batches",
     ),
     Statement(
         "log has subscriptions",

@@ -1,0 +1,20 @@
+"""Quarantine, the operator's side: refused records are shown, replayed through ingest's own path, or discarded.
+
+The worker only puts records in. What is done here needs the rights of an operator's login, and is written to audit_logs.
+"""
+
+from services.ingest.quarantine.decisions import Replayed
+from services.ingest.quarantine.replay import Replay
+from services.ingest.quarantine.store import Choice, Quarantined, check_choice, count_open, discard, list_open, show
+
+__all__ = [
+    "Choice",
+    "Quarantined",
+    "Replay",
+    "Replayed",
+    "check_choice",
+    "count_open",
+    "discard",
+    "list_open",
+    "show",
+]
