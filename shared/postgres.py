@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -130,10 +130,11 @@ async def transaction(pool: Pool, **options: Any) -> AsyncIterator[Connection]:
         try:
             yield connection
         except BaseException:
-            if not connection.is_closed():
-                try:
+            try:
+                if not connection.is_closed():
                     await tx.rollback()
-                except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+            except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+                with suppress(asyncpg.InterfaceError):  # the pool has taken it back already: its server ended it
                     connection.terminate()
             raise
         await tx.commit()
