@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment of its own, .venv, which is made on first use and renewed when pyproject.toml changes.
 #   make demo    see it work, with a real Kafka and a real Postgres that it brings along
 #   make test    all tests, against the same
+#   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
 #   make docs    the reference pages that are written from the code
@@ -11,13 +12,16 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint check docs up down clean
+.PHONY: demo test chaos lint check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
 
 test: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest
+
+chaos: $(VENV)/.installed-local
+	@$(VENV)/bin/tallystick chaos $(CHAOS)
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check

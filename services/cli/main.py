@@ -20,6 +20,7 @@ from shared.errors import TallystickError
 # The command's name, and `module:attribute` of a function with typer's annotations or of a `typer.Typer` that groups several.
 COMMANDS = {
     "demo": "services.cli.demo.command:demo",
+    "chaos": "services.cli.chaos.command:chaos",
     "local": "services.cli.local:app",
     "migrate": "services.cli.database:migrate",
     "seed": "services.cli.database:seed",

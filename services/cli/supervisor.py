@@ -60,12 +60,16 @@ class Supervisor:
         logs: Path | None,
         tell: Tell,
         steady_seconds: float = STEADY_SECONDS,
+        child: str = "services.cli.child",
     ) -> None:
-        """Workers write their JSON logs to `logs`/<name>.log, or to our stderr. `tell` hears of deaths and restarts."""
+        """Workers write their JSON logs to `logs`/<name>.log, or to our stderr. `tell` hears of deaths and restarts.
+
+        `child` is the module that ties a worker to this process.
+        """
         self.specs = specs
         self.restarts: Counter[str] = Counter()
         self._environ = _with_our_path(environ)
-        self._logs, self._tell, self._steady_seconds = logs, tell, steady_seconds
+        self._logs, self._tell, self._steady_seconds, self._child = logs, tell, steady_seconds, child
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ready: set[str] = set()
         self._failed = asyncio.Event()
@@ -120,10 +124,10 @@ class Supervisor:
         """The names of the workers whose process runs at this moment."""
         return [name for name, process in self._processes.items() if process.returncode is None]
 
-    def kill(self, name: str) -> int:
-        """Send SIGKILL to a running worker and return its process id; it will be restarted."""
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal to a running worker and return its process id; if it ends of it, it will be restarted."""
         process = self._processes[name]
-        process.kill()
+        process.send_signal(how)
         return process.pid
 
     async def _keep(self, spec: WorkerSpec) -> None:
@@ -142,7 +146,7 @@ class Supervisor:
             self.restarts[spec.name] += 1
 
     async def _start(self, spec: WorkerSpec) -> asyncio.subprocess.Process:
-        arguments = ["-m", "services.cli.child", str(os.getpid()), spec.module]
+        arguments = ["-m", self._child, str(os.getpid()), spec.module]
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self._log(spec).open("ab")) if self._logs else None
             return await asyncio.create_subprocess_exec(
