@@ -191,7 +191,7 @@ def _run(serve: Coroutine[Any, Any, None]) -> None:
         log.info("interrupted")
 
 
-async def _role(name: str, settings: PipelineSettings) -> str | None:
+async def role_of(name: str, settings: PipelineSettings) -> str | None:
     """Return the database role of the service, or None with a warning where it has to work with the rights of its login."""
     role, problem = await role_to_take(settings.database_url, settings.database_role, f"tallystick_{name}")
     if role is None and settings.database_role != NO_ROLE:
@@ -204,7 +204,7 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         settings.database_url,
         max_size=settings.database_pool_max,
         application_name=f"tallystick-{name}",
-        role=await _role(name, settings),
+        role=await role_of(name, settings),
     )
     try:
         worker = build(settings, pool)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from deploy.local.server import Server
 from shared.errors import ConfigurationError, ServiceUnavailable
+from shared.settings import KafkaSettings
 
 VARIABLES = {"postgres": "DATABASE_URL", "kafka": "KAFKA_BOOTSTRAP_SERVERS"}
 _CONNECT_SECONDS = 10
@@ -53,9 +54,11 @@ async def _check_postgres(server: Server) -> None:
 
 async def _check_kafka(server: Server) -> None:
     from deploy.local.kafka import answers_metadata  # noqa: PLC0415 (slow to import)
+    from shared.kafka_security import client_security  # noqa: PLC0415
 
+    security = client_security(KafkaSettings(kafka_bootstrap_servers=server.address))
     async with asyncio.timeout(_CONNECT_SECONDS * 3):
-        answers = await answers_metadata(server.address)
+        answers = await answers_metadata(server.address, security)
     if not answers:
         raise ServiceUnavailable(
             f"Kafka does not answer at {server.description}: start it, correct KAFKA_BOOTSTRAP_SERVERS, or unset it to use the embedded one"

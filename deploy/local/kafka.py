@@ -9,6 +9,7 @@ import signal
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
@@ -146,10 +147,10 @@ def _cluster_id() -> str:
             return text
 
 
-async def answers_metadata(bootstrap: str) -> bool:
-    """Whether a broker at `bootstrap` answers and knows at least one live broker."""
+async def answers_metadata(bootstrap: str, security: Mapping[str, Any] | None = None) -> bool:
+    """Whether a broker at `bootstrap` answers us, who show what `security` has, and knows at least one live broker."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it reports every refused connection as an error
-    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=5000)
+    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=5000, **(security or {}))
     try:
         await client.bootstrap()
         return bool(client.cluster.brokers())

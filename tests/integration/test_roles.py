@@ -13,18 +13,27 @@ from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from docs.roles import PAGE, roles_page
+from services.cli.reconcile import prove
+from shared.errors import ConfigurationError
 from shared.ids import uuid7
 from shared.postgres import Connection, Pool, connect, create_pool, role_to_take
 from shared.sql import Queries
+from shared.worker import PipelineSettings, role_of
 from tests.integration.roles import AGGREGATOR, BILLING, INGEST, READONLY, with_role
 from tests.integration.schema_facts import NOON, log_usage, make_invoice, make_subscription, make_user, refused
 
 ROOT = Path(__file__).parents[2]
 SERVICES = (INGEST, AGGREGATOR, BILLING)
 ROLES = (*SERVICES, READONLY)
-OPERATORS = ("services.aggregator.rebuild", "services.ingest.partitions", "services.ingest.quarantine", "services.ingest.holding")
+OPERATORS = (
+    "services.aggregator.rebuild",
+    "services.ingest.partitions",
+    "services.ingest.quarantine",
+    "services.ingest.holding",
+)
 """What an administrator runs from the command line, with the rights of the owner."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
 """What the demo does as one."""
@@ -396,17 +405,38 @@ async def test_a_service_takes_its_role_where_it_can(database: str, empty_databa
     assert (role, problem) == (None, "tallystick_billing has no rights in this database")
 
 
+async def test_a_worker_takes_its_role_by_itself_and_warns_where_it_cannot(
+    database: str, empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TALLYSTICK_DATABASE_ROLE", raising=False)
+
+    def settings(url: str, **fields: Any) -> PipelineSettings:
+        return PipelineSettings(database_url=url, kafka_bootstrap_servers="nowhere:1", **fields)
+
+    with capture_logs() as logs:
+        assert [await role_of(name, settings(database)) for name in ("ingest", "aggregator", "billing")] == [*SERVICES]
+        assert await role_of("ingest", settings(empty_database, database_role="none")) is None
+        assert logs == []
+        assert await role_of("ingest", settings(empty_database)) is None
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [
+        ("rights_of_the_login", "tallystick_ingest has no rights in this database")
+    ]
+
+
 async def test_a_role_that_was_asked_for_must_be_there(database: str) -> None:
     with pytest.raises(
-        Exception, match=r"TALLYSTICK_DATABASE_ROLE: cannot act as nobody_has_made_this .*tallystick migrate"
+        ConfigurationError, match=r"TALLYSTICK_DATABASE_ROLE: cannot act as nobody_has_made_this .*tallystick migrate"
     ):
         await role_to_take(database, "nobody_has_made_this", BILLING)
 
 
-async def test_reconciliation_reads_with_the_reading_role(database: str) -> None:
-    connection = await connect(database, role=READONLY)
-    try:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute("DELETE FROM invoices")
-    finally:
-        await connection.close()
+async def test_reconcile_reads_with_the_reading_role(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles: list[str | None] = []
+
+    async def noting(dsn: str, *, role: str | None = None, **options: Any) -> asyncpg.Connection:
+        roles.append(role)
+        return await connect(dsn, role=role, **options)
+
+    monkeypatch.setattr("shared.postgres.connect", noting)
+    assert all(check.holds for check in await prove(database))
+    assert roles == [READONLY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -12,7 +13,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
+from deploy.local import external
+from deploy.local.server import Server
 from deploy.seed import seed
+from services.cli import main
 from services.cli.demo.publish import Publisher
 from services.cli.demo.sending import synthetic
 from services.cli.demo.watch import Watch
@@ -132,6 +136,20 @@ async def test_who_cannot_prove_who_it_is_gets_nowhere(
     monkeypatch.setattr("shared.worker.STARTUP_WAIT_SECONDS", 0.5)
     with pytest.raises(ServiceUnavailable, match="Kafka does not answer"):
         await check_kafka(kafka.settings("ingest", **changed), [USAGE_EVENTS])
+
+
+def test_commands_log_in_with_the_same_settings(
+    kafka: SecuredKafka, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in kafka.environ(OPERATOR).items():
+        monkeypatch.setenv(name, value)
+    assert main.run(["topics", "--partitions", "2"]) == 0
+    assert USAGE_EVENTS in capsys.readouterr().out
+    server = Server("kafka", kafka.bootstrap, kafka.bootstrap)
+    asyncio.run(external.check([server]))  # what `tallystick demo` begins with
+    monkeypatch.setenv("TALLYSTICK_KAFKA_PASSWORD", "wrong")
+    with pytest.raises(ServiceUnavailable, match="Kafka does not answer"):
+        asyncio.run(external.check([server]))
 
 
 async def test_a_topic_that_may_not_be_seen_is_named(kafka: SecuredKafka) -> None:
