@@ -34,6 +34,9 @@ WEIGHTS: Final = {
 }
 """Each class with its share of the faults; every class comes at least once when there are that many faults."""
 
+SLOW: Final = frozenset({BROKER, POSTGRES, STORM, FREEZE, READ_ONLY, LOCK})
+"""Classes that take away for a while what others need to recover: who is struck beside one of them is not timed."""
+
 TOGETHER: Final = 3
 """Most faults that strike at once."""
 

@@ -37,10 +37,11 @@ class Result:
         """Whether all was exactly as it must be."""
         return not (self.lost or self.doubled or self.double_billed or self.unbilled or self.failed_checks)
 
-    def struck(self, kind: str, seconds: float) -> None:
-        """Enter a fault, and how long it took to recover from it."""
+    def struck(self, kind: str, seconds: float | None) -> None:
+        """Enter a fault, and how long it took to recover from it; None if that says nothing of this fault."""
         self.faults[kind] += 1
-        self.recovery[kind].append(seconds)
+        if seconds is not None:
+            self.recovery[kind].append(seconds)
 
     def sent(self, expected: Expected) -> None:
         """Enter what was sent, by the generator's own books."""

@@ -23,7 +23,7 @@ from deploy.migrate import migrate
 from deploy.seed import seed as seed_database
 from services.billing.reconciliation import Check, reconcile
 from services.cli.chaos import failpoints
-from services.cli.chaos.faults import KILL, Fault, plan
+from services.cli.chaos.faults import KILL, SLOW, Fault, plan
 from services.cli.chaos.inject import SQL, inject
 from services.cli.chaos.result import Result
 from services.cli.chaos.servers import Servers
@@ -151,8 +151,9 @@ async def _strike(stage: Stage, options: Options, result: Result, say: Say) -> N
             async with stage.pool.acquire() as connection:
                 await sign_up(connection, stage.traffic.sending.latecomers)
         outcomes = await asyncio.gather(*(_suffer(stage, fault) for fault in present))
+        slow = any(fault.kind in SLOW for fault in present)
         for kind, seconds in outcomes:
-            result.struck(kind, seconds)
+            result.struck(kind, seconds if kind in SLOW or not slow else None)
         result.injected += [str(fault) for fault in present]
         took = max(seconds for _, seconds in outcomes)
         say(f"{result.faults.total():>6} {' + '.join(map(str, present))}: recovered in {took:.1f} s")
