@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from shared.errors import BrokenInvariant
-from shared.positions import Position
+
+if TYPE_CHECKING:
+    from shared.positions import Position
 
 
 class HasOffset(Protocol):

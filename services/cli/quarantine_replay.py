@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 
@@ -10,14 +11,9 @@ import asyncpg
 
 from deploy.local import connect as servers
 from services.cli.operator import plural, schema_missing
-from services.ingest.attribution import Attributor
-from services.ingest.handlers import IngestBatch
-from services.ingest.publishing import LEFTOVER_SECONDS, Publishing
-from services.ingest.quarantine import Choice, Replay, Replayed
-from services.ingest.recent import RecentEvents
+from services.ingest.publishing import LEFTOVER_SECONDS
+from services.ingest.quarantine import Choice, Replay, Replayed, without_consumer
 from services.ingest.settings import Settings
-from services.ingest.store import UsageLog
-from shared.clock import SystemClock
 from shared.errors import ConfigurationError
 from shared.kafka import OutboxProducer, make_broker
 from shared.outbox import Message, Outbox
@@ -30,9 +26,12 @@ PUBLISH_SECONDS = 15.0
 async def run(choice: Choice, *, actor: str, why: str, accept_late: bool) -> tuple[Replayed, str]:
     """Replay; return what it came to, and a line on what became of the messages, empty if there are none."""
     settings = _settings()
+    for client in ("aiokafka", "asyncio"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)  # what an absent broker means is said in one line below
     pool = await create_pool(settings.database_url, max_size=3, application_name="tallystick-replay")
     try:
-        replay = Replay(pool, _ingest(settings, pool), actor, why, accept_late)
+        ingest = without_consumer(pool, cluster=settings.kafka_cluster, limits=settings.limits())
+        replay = Replay(pool, ingest, actor, why, accept_late)
         replayed, messages = await replay.run(choice)
         return replayed, await _publish(settings, pool, replay.ingest.outbox, messages)
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
@@ -49,24 +48,6 @@ def _settings() -> Settings:
     except ConfigurationError:
         os.environ["KAFKA_BOOTSTRAP_SERVERS"] = ""
     return load(Settings)
-
-
-def _ingest(settings: Settings, pool: Pool) -> IngestBatch:
-    recent, outbox = RecentEvents(settings.ingest_recent_events), Outbox("ingest_outbox")
-    return IngestBatch(
-        cluster=settings.kafka_cluster,
-        limits=settings.limits(),
-        clock=SystemClock(),
-        log=UsageLog(pool, recent),
-        recent=recent,
-        attributor=Attributor(),
-        outbox=outbox,
-        publishing=Publishing(pool, outbox, _nobody),
-    )
-
-
-async def _nobody(messages: Sequence[Message]) -> None:
-    raise AssertionError(f"a replay publishes its {len(messages)} messages once it is done")
 
 
 async def _publish(settings: Settings, pool: Pool, outbox: Outbox, messages: Sequence[Message]) -> str:

@@ -4,7 +4,7 @@ The worker only puts records in. What is done here needs the rights of an operat
 """
 
 from services.ingest.quarantine.decisions import Replayed
-from services.ingest.quarantine.replay import Replay
+from services.ingest.quarantine.replay import Replay, without_consumer
 from services.ingest.quarantine.store import Choice, Quarantined, check_choice, count_open, discard, list_open, show
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "discard",
     "list_open",
     "show",
+    "without_consumer",
 ]

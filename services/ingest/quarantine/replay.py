@@ -17,17 +17,21 @@ from uuid import UUID
 import asyncpg
 from aiokafka import ConsumerRecord
 
-from services.ingest.acceptance import Rejected
+from services.ingest.acceptance import Limits, Rejected
 from services.ingest.announcement import announce_recorded
+from services.ingest.attribution import Attributor
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import record_of
+from services.ingest.publishing import Publishing
 from services.ingest.quarantine import store
 from services.ingest.quarantine.decisions import Replayed, verdicts, window
 from services.ingest.quarantine.store import Choice
-from services.ingest.store import Counts, hold, record_batch
+from services.ingest.recent import RecentEvents
+from services.ingest.store import Counts, UsageLog, hold, record_batch
+from shared.clock import SystemClock
 from shared.contracts import Origin, UsageEvent
 from shared.ids import uuid7
-from shared.outbox import Message
+from shared.outbox import Message, Outbox
 from shared.postgres import Connection, Pool, transaction
 
 REPLAY_AT_ONCE = 1_000
@@ -37,6 +41,25 @@ TRIES = 5
 
 _AGAIN = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _FIRST = UUID(int=0)
+
+
+def without_consumer(pool: Pool, *, cluster: str, limits: Limits) -> IngestBatch:
+    """Return ingest's parts for a replay from outside of a worker. They publish nothing: that is the caller's, once it is done."""
+    recent, outbox = RecentEvents(), Outbox("ingest_outbox")
+    return IngestBatch(
+        cluster=cluster,
+        limits=limits,
+        clock=SystemClock(),
+        log=UsageLog(pool, recent),
+        recent=recent,
+        attributor=Attributor(),
+        outbox=outbox,
+        publishing=Publishing(pool, outbox, _nobody),
+    )
+
+
+async def _nobody(messages: Sequence[Message]) -> None:
+    raise AssertionError(f"a replay publishes its {len(messages)} messages once it is done")
 
 
 @dataclass(slots=True)
