@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from services.ingest.quarantine import Choice, Quarantined, Replayed
 
 EXIT_REMAINS = 1
+SHOWN = 90
 
 app = typer.Typer(
     help="What ingest refused: see it, replay it once it can be accepted, or discard it. docs/how-to/repair-refused-events.md leads through it.",
@@ -56,7 +57,8 @@ def list_records(
     if not total:
         typer.echo("nothing is in quarantine" + (f" for the reason {reason}" if reason else ""))
         return
-    _table(records)
+    for record in records:
+        typer.echo(_line(record))
     reasons = ", ".join(f"{c.reason} {c.records:,}" for c in counts)
     typer.echo(f"\n{operator.plural(total, 'open record')}: {reasons}" + _shown(len(records), total))
 
@@ -166,10 +168,13 @@ def _tell_resolved(resolved: Sequence[Quarantined]) -> None:
 
 
 def _tell(replayed: Replayed, published: str) -> None:
-    typer.echo(
-        f"replayed {operator.plural(replayed.resolved, 'record')}: {replayed.inserted:,} stored, {replayed.duplicates:,} were stored already, "
-        f"{replayed.held:,} held until their subscription or key is known"
-    )
+    if not replayed.resolved:
+        typer.echo("nothing was taken in")
+    else:
+        typer.echo(
+            f"replayed {operator.plural(replayed.resolved, 'record')}: {replayed.inserted:,} stored, {replayed.duplicates:,} were stored already, "
+            f"{replayed.held:,} held until their subscription or key is known"
+        )
     if published:
         typer.echo(published)
     for reason, count in replayed.refused_again.most_common():
@@ -181,17 +186,6 @@ def _shown(shown: int, total: int) -> str:
     return f"; the newest {shown:,} are listed, --limit lists more" if shown < total else ""
 
 
-def _table(records: Sequence[Quarantined]) -> None:
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    from services.cli.checks import console  # noqa: PLC0415
-
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("id", no_wrap=True)
-    table.add_column("refused (UTC)", no_wrap=True)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("detail", no_wrap=True)
-    for r in records:
-        table.add_row(str(r.id), f"{r.quarantined_at:%m-%d %H:%M}", r.reason, escape(operator.harmless(r.detail)))
-    console().print(table)
+def _line(record: Quarantined) -> str:
+    detail = operator.harmless(record.detail).replace("\n", " ")
+    return f"{record.id}  {record.quarantined_at:%Y-%m-%d %H:%M}  {record.reason:19}  {detail if len(detail) <= SHOWN else detail[: SHOWN - 1] + '…'}"

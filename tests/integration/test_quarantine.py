@@ -23,6 +23,7 @@ from shared.ids import uuid7
 from shared.outbox import Message
 from shared.postgres import Pool, transaction
 from tests.integration.aggregator_facts import make_subscription
+from tests.integration.consumer_facts import ONE, ZERO, FakeBroker, assign, consumer_of
 from tests.integration.ingest_facts import Ingest
 from tests.unit.ingest.events import NOW, SUBSCRIPTION, record, structured
 
@@ -260,3 +261,18 @@ async def test_a_replayed_topic_does_not_halt(ingest: Ingest) -> None:
     await ingest.apply_values(*values)
     await ingest.apply_values(*conflicting)
     assert await ingest.counts() == {"inserted": 1_200, "duplicates": 1_200, "quarantined": 1_200}
+
+
+async def test_a_halted_partition_says_on_readyz_what_to_do_while_its_neighbour_runs(ingest: Ingest) -> None:
+    broker = FakeBroker(end={ZERO: 1_000, ONE: 1})
+    consumer = consumer_of(ingest.pool, broker, ingest.batch)  # type: ignore[arg-type]  # ingest in place of the test's own
+    await assign(consumer, broker, ZERO, ONE)
+
+    flood = [record(b"not JSON", offset=n) for n in range(1_000)]
+    await consumer.consume([*flood, record(structured(), offset=0, partition=1)])
+
+    assert consumer.not_ready is not None  # what /readyz answers with 503
+    assert consumer.not_ready.startswith("usage.events[0] halted: ")
+    assert "restart the workers: see docs/how-to/repair-refused-events.md" in consumer.not_ready
+    assert (await ingest.counts(0), await ingest.counts(1)) == ({}, {"inserted": 1})
+    assert await ingest.quarantined() == []
