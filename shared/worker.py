@@ -10,8 +10,10 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeVar
@@ -38,6 +40,8 @@ HEARTBEAT_SECONDS = 1.0
 HEARTBEAT_LATE_SECONDS = 15.0
 STUCK_SECONDS = 300.0
 STARTUP_WAIT_SECONDS = 20.0
+LAST_WORK_SECONDS = 10.0
+"""How long a worker that stops waits for what is on its way to a broker that does not answer."""
 
 
 class PipelineSettings(KafkaSettings, PostgresSettings, WorkerSettings):
@@ -81,8 +85,12 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for consumer in self.consumers:
             await consumer.close()
-        for action in self.on_stop:
-            await action()
+        try:
+            async with asyncio.timeout(LAST_WORK_SECONDS):
+                for action in self.on_stop:
+                    await action()
+        except TimeoutError:
+            log.warning("stopped_before_done", then="it is committed: the next worker takes it up")
 
     async def _heartbeat(self) -> None:
         now = monotonic()
@@ -161,6 +169,36 @@ async def check_kafka(settings: KafkaSettings, topics: Sequence[str]) -> None:
         raise ConfigurationError(f"Kafka has no topic {', '.join(missing)}: make them with 'tallystick topics' first")
 
 
+@contextmanager
+def _silence(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+async def check_schema(pool: Pool) -> None:
+    """Raise `ConfigurationError` for a database that was never migrated."""
+    if await pool.fetchval("SELECT to_regclass('usage_batches')") is None:
+        raise ConfigurationError("the database has no tables of Tallystick: make them with 'tallystick migrate' first")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `ConfigurationError` for an address that cannot be listened on."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+        raise ConfigurationError(
+            f"/metrics and the probes cannot listen on {host}:{port} ({reason}): "
+            "set TALLYSTICK_HTTP_PORT and TALLYSTICK_HTTP_HOST"
+        ) from error
+
+
 async def _all_topics(client: AIOKafkaClient) -> set[str]:
     metadata = await client.fetch_all_metadata()
     return set(metadata.topics())
@@ -207,8 +245,12 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         role=await role_of(name, settings),
     )
     try:
+        port = settings.http_port or default_port
+        check_port(settings.http_host, port)
+        await check_schema(pool)
         worker = build(settings, pool)
-        await check_kafka(settings, [settings.kafka_topic_prefix + topic for topic in worker.topics])
+        with _silence("aiokafka"):  # it would tell of every try: one line at the end is for a person
+            await check_kafka(settings, [settings.kafka_topic_prefix + topic for topic in worker.topics])
         app = AsgiFastStream(
             worker.broker,
             asgi_routes=_routes(worker, pool),
@@ -216,7 +258,6 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
             after_startup=[worker.start],
             on_shutdown=[worker.stop],
         )
-        port = settings.http_port or default_port
         log.info("worker_starts", pid=os.getpid(), http=f"http://{settings.http_host}:{port}")
         await app.run(
             log_level=logging.WARNING,
@@ -229,4 +270,7 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         )
         log.info("worker_stopped")
     finally:
-        await asyncio.wait_for(pool.close(), timeout=10)
+        try:
+            await asyncio.wait_for(pool.close(), timeout=10)
+        except TimeoutError:
+            pool.terminate()
