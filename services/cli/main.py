@@ -32,6 +32,7 @@ COMMANDS = {
     "held": "services.cli.held:app",
     "verify": "services.cli.rebuild:verify",
     "rebuild": "services.cli.rebuild:rebuild",
+    "partitions": "services.cli.partitions:app",
     "schema": "services.cli.schema:app",
 }
 

@@ -67,6 +67,7 @@ async def _run(
     try:
         await _check_subscription(connection, asked)
         findings = await find(connection, asked)
+        _check_archived(asked, findings)
         rated_total, rated = await compare_with_log(
             connection, asked.start, asked.end, asked.subscription_id, limit=1000
         )
@@ -116,11 +117,21 @@ async def _check_subscription(connection: Any, asked: Scope) -> None:
     try:
         if asked.subscription_id and not await subscription_exists(connection, asked.subscription_id):
             raise ConfigurationError(f"there is no subscription {asked.subscription_id}")
-        await connection.fetchval("SELECT count(*) FROM (SELECT FROM aggregator_inbox LIMIT 1) i")
+        await connection.fetchval("SELECT count(*) FROM archived_months")
     except asyncpg.UndefinedTableError as error:
         raise ConfigurationError(
             f"the schema of the database is missing or old ({error}): run 'tallystick migrate'"
         ) from None
+
+
+def _check_archived(asked: Scope, findings: Findings) -> None:
+    from shared.errors import ConfigurationError  # noqa: PLC0415
+
+    if findings.archived and asked.is_bounded:
+        month = f"{findings.archived[0]:%Y-%m}"
+        raise ConfigurationError(
+            f"{month} is archived, nothing can be computed for it: 'tallystick partitions restore' its file first, or choose another range"
+        )
 
 
 def _ask(findings: Findings, yes: bool) -> None:
@@ -145,6 +156,9 @@ def _show(asked: Scope, findings: Findings, rated_total: int, rated: Any) -> Non
     console.print(
         f"{findings.events:,} events of {escape(str(asked))}: {findings.compared:,} summary rows", highlight=False
     )
+    if findings.archived:
+        months = ", ".join(f"{month:%Y-%m}" for month in findings.archived)
+        console.print(f"without {months}: archived", highlight=False)
     if findings.total or rated_total:
         console.print(_table(findings, rated))
     counts = [f"{count:,} {kind}{'' if count == 1 else 's'}" for kind, count in findings.counts.items()]
@@ -204,6 +218,7 @@ def _document(asked: Scope, findings: Findings, rated_total: int, rated: Any, he
         "differing": {**findings.counts, **({"rated": rated_total} if rated_total else {})},
         "differences": [{**asdict(d), "measures": d.measures} for d in findings.differences],
         "rated_differences": [{**d.key._asdict(), "rated": d.rated, "logged": d.logged} for d in rated],
+        "archived": [f"{month:%Y-%m}" for month in findings.archived],
         "left_out": [str(id_) for id_ in findings.left_out],
         "written": None if healed is None else asdict(healed),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.ingest.attribution import Attributor
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
+from services.ingest.partitions.ahead import PartitionsAhead
 from services.ingest.publishing import LEFTOVER_SECONDS, Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.refusals import Refusals
@@ -21,6 +22,7 @@ from shared.postgres import Pool
 from shared.worker import Periodic, Worker
 
 GROUP = "tallystick-ingest"
+AHEAD_SECONDS = 3600.0
 
 
 def build(settings: Settings, pool: Pool) -> Worker:
@@ -56,6 +58,11 @@ def build(settings: Settings, pool: Pool) -> Worker:
         periodic=[
             Periodic("held events", 1.0, HeldEvents(pool, ingest).attribute),
             Periodic("outbox leftovers", LEFTOVER_SECONDS, publishing.leftovers),
+            Periodic(
+                "partitions ahead",
+                AHEAD_SECONDS,
+                PartitionsAhead(pool, SystemClock(), settings.ingest_partitions_ahead),
+            ),
         ],
         on_stop=[publishing.finish],
     )

@@ -33,6 +33,9 @@ class Settings(PipelineSettings):
     ingest_late_days: int = Field(
         35, ge=1, le=36_500, description="How old an event may be when it arrives; older ones are quarantined."
     )
+    ingest_partitions_ahead: int = Field(
+        3, ge=0, le=120, description="How many months after the current one have their partition of usage_logs ready."
+    )
     ingest_recent_events: int = Field(
         50_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
     )

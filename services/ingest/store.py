@@ -73,7 +73,8 @@ class UsageLog:
         if not candidates:
             return result
         times = [c.row.created_at for c in candidates]
-        await self._ensure_partitions(times)
+        if archived := await self._ensure_partitions(times):
+            candidates = _without(archived, candidates, result)
         fresh, suspects = self._split(candidates)
         new = await self._copy_new(connection, fresh, suspects, result)
         result.rows += [c.row for c in new]
@@ -165,15 +166,33 @@ class UsageLog:
         here.update((c.key, c.row.created_at) for c in stored_now)
         return again
 
-    async def _ensure_partitions(self, times: Sequence[datetime]) -> None:
-        """Make the months of event times: in transactions of their own, so that their locks end at once."""
+    async def _ensure_partitions(self, times: Sequence[datetime]) -> set[datetime]:
+        """Make the months of event times: in transactions of their own, so that their locks end at once.
+
+        Return the months that are archived: those are not made anew.
+        """
+        archived: set[datetime] = set()
         first, last = month_start(min(times)), month_start(max(times))
         # Always near, but for what an operator replays: there, years may lie between.
         near = last <= next_month(next_month(first))
         months = {first, min(next_month(first), last), last} if near else {month_start(at) for at in times}
         for month in sorted(months - self._months):
-            await self._pool.execute(_SQL["ensure_partition"], month)
-            self._months.add(month)
+            made = await self._pool.fetchval(_SQL["ensure_partition"], month)
+            (archived if made is None else self._months).add(month)
+        return archived
+
+
+def _without(archived: set[datetime], candidates: Sequence[Candidate], result: Inserted) -> list[Candidate]:
+    """Refuse the candidates of archived months: whether they were counted before, only the archive knows."""
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        month = month_start(candidate.row.created_at)
+        if month in archived:
+            detail = f"the usage of {month:%Y-%m} is archived: restore it ('tallystick partitions restore'), then replay the event"
+            result.refused.append((candidate.record, Rejected(Reason.TOO_OLD, detail)))
+        else:
+            kept.append(candidate)
+    return kept
 
 
 async def _copy(connection: Connection, candidates: Sequence[Candidate]) -> None:

@@ -40,7 +40,8 @@ class Findings:
     """What verification of a scope found.
 
     `differences` are the first of `counts` by kind. `subscriptions` are all that have one. `left_out` are subscriptions
-    that could not be judged, because the aggregator has applied some messages of a batch of theirs and not the others.
+    that could not be judged, because the aggregator has applied some messages of a batch of theirs and not the others. `archived`
+    are months that the log does not have.
     """
 
     events: int
@@ -49,6 +50,7 @@ class Findings:
     differences: Sequence[Difference] = ()
     subscriptions: Sequence[UUID] = ()
     left_out: Sequence[UUID] = ()
+    archived: Sequence[datetime] = ()
 
     @property
     def total(self) -> int:

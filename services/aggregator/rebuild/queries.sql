@@ -1,11 +1,24 @@
 -- The SQL of rebuilding, in the order of its story: whom it concerns, what the log gives, in what that differs, what is written.
 --
--- Parameters $1 to $4 are always the same selection: event times from $1 up to $2, subscriptions $3 (NULL: all), without $4.
+-- Parameters $1 to $5 are always the same selection: event times from $1 up to $2, subscriptions $3 (NULL: all), without $4, and
+-- without the months $5, which are archived: the log does not have them.
 -- Locks: subscriptions by id, then summaries by key, as in services/aggregator/queries.sql.
 
 -- name: act_as_rebuild
 -- Says for the audit trail who changes subscriptions in this transaction, and does not wait for a lock for ever.
 SELECT set_config('tallystick.actor', 'rebuild', true), set_config('lock_timeout', '60s', true);
+
+-- name: wait_for_archiving
+-- No month leaves the log while this transaction reads it in several snapshots.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('tallystick.archive', 0));
+
+-- name: pin_partitions
+-- Comes first in a snapshot: a month that is being detached waits from here on.
+SELECT count(*) FROM usage_logs WHERE false;
+
+-- name: archived_months
+-- Months from $1 up to $2 that are not in the log, but archived.
+SELECT month FROM archived_months WHERE month >= $1 AND month < $2 ORDER BY month;
 
 -- name: subscription_exists
 -- Whether there is such a subscription.
@@ -37,7 +50,7 @@ CREATE TEMPORARY TABLE rebuilt_summaries (LIKE usage_summaries INCLUDING DEFAULT
 
 -- name: recompute_hours
 -- What the log gives for each hour, from batches that the aggregator has applied whole: for exactly these the summaries stand.
--- Latency buckets ($5: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
+-- Latency buckets ($6: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
 INSERT INTO rebuilt_summaries (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
@@ -48,10 +61,11 @@ WITH applied AS MATERIALIZED (
 ), used AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
            coalesce(tool_name, '') AS tool_name, status_code, request_tokens, response_tokens, cached_tokens, latency_ms,
-           width_bucket(latency_ms - 1, $5::integer[]) AS bucket
+           width_bucket(latency_ms - 1, $6::integer[]) AS bucket
     FROM usage_logs
     WHERE created_at >= $1 AND created_at < $2
       AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+      AND (cardinality($5::timestamptz[]) = 0 OR date_trunc('month', created_at, 'UTC') <> ALL($5))
       AND batch_id IN (SELECT batch_id FROM applied)
 )
 SELECT subscription_id, 'hour', hour, model_id, tool_name, count(*), count(*) FILTER (WHERE status_code >= 400),
@@ -96,34 +110,36 @@ CREATE TEMPORARY TABLE differing_summaries (
 ) ON COMMIT DROP;
 
 -- name: find_differences
--- Compares the shadow with what is stored, key by key; a row that is missing counts as zeros ($5: a histogram of none).
+-- Compares the shadow with what is stored, key by key; a row that is missing counts as zeros ($6: a histogram of none).
 INSERT INTO differing_summaries
 SELECT subscription_id, period_type, period_start, model_id, tool_name,
        jsonb_build_object(
            'requests', coalesce(s.request_count, 0), 'errors', coalesce(s.error_count, 0),
            'request_tokens', coalesce(s.request_tokens, 0), 'response_tokens', coalesce(s.response_tokens, 0),
            'cached_tokens', coalesce(s.cached_tokens, 0), 'latency_sum_ms', coalesce(s.latency_sum_ms, 0),
-           'latency_count', coalesce(s.latency_count, 0), 'latency_histogram', coalesce(s.latency_histogram, $5::bigint[])),
+           'latency_count', coalesce(s.latency_count, 0), 'latency_histogram', coalesce(s.latency_histogram, $6::bigint[])),
        jsonb_build_object(
            'requests', coalesce(r.request_count, 0), 'errors', coalesce(r.error_count, 0),
            'request_tokens', coalesce(r.request_tokens, 0), 'response_tokens', coalesce(r.response_tokens, 0),
            'cached_tokens', coalesce(r.cached_tokens, 0), 'latency_sum_ms', coalesce(r.latency_sum_ms, 0),
-           'latency_count', coalesce(r.latency_count, 0), 'latency_histogram', coalesce(r.latency_histogram, $5)),
+           'latency_count', coalesce(r.latency_count, 0), 'latency_histogram', coalesce(r.latency_histogram, $6)),
        r.request_count IS NOT NULL
 FROM (SELECT * FROM usage_summaries
       WHERE period_start >= $1 AND period_start < $2
-        AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])) s
+        AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+        AND date_trunc('month', period_start, 'UTC') <> ALL($5::timestamptz[])) s
 FULL JOIN rebuilt_summaries r USING (subscription_id, period_type, period_start, model_id, tool_name)
 WHERE (coalesce(s.request_count, 0), coalesce(s.error_count, 0), coalesce(s.request_tokens, 0), coalesce(s.response_tokens, 0),
-       coalesce(s.cached_tokens, 0), coalesce(s.latency_sum_ms, 0), coalesce(s.latency_count, 0), coalesce(s.latency_histogram, $5))
+       coalesce(s.cached_tokens, 0), coalesce(s.latency_sum_ms, 0), coalesce(s.latency_count, 0), coalesce(s.latency_histogram, $6))
    <> (coalesce(r.request_count, 0), coalesce(r.error_count, 0), coalesce(r.request_tokens, 0), coalesce(r.response_tokens, 0),
-       coalesce(r.cached_tokens, 0), coalesce(r.latency_sum_ms, 0), coalesce(r.latency_count, 0), coalesce(r.latency_histogram, $5));
+       coalesce(r.cached_tokens, 0), coalesce(r.latency_sum_ms, 0), coalesce(r.latency_count, 0), coalesce(r.latency_histogram, $6));
 
 -- name: count_compared
 -- How many summary rows are stored for the selection.
 SELECT count(*) FROM usage_summaries
 WHERE period_start >= $1 AND period_start < $2
-  AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[]);
+  AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+  AND date_trunc('month', period_start, 'UTC') <> ALL($5::timestamptz[]);
 
 -- name: count_differences
 -- How many summary rows differ, by the length of their period.
@@ -152,7 +168,8 @@ WITH met AS (
     SELECT subscription_id, period_start, request_count, total_tokens FROM rebuilt_summaries WHERE period_type = 'hour'
     UNION ALL
     SELECT subscription_id, period_start, request_count, total_tokens FROM usage_summaries
-    WHERE period_type = 'hour' AND NOT (period_start >= $1 AND period_start < $2)
+    WHERE period_type = 'hour'
+      AND (NOT (period_start >= $1 AND period_start < $2) OR date_trunc('month', period_start, 'UTC') = ANY($5::timestamptz[]))
       AND ($3::uuid[] IS NULL OR subscription_id = ANY($3))
 ), used AS (
     SELECT m.id, sum(h.request_count)::bigint AS requests, sum(h.total_tokens)::bigint AS tokens

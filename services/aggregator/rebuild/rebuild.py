@@ -57,8 +57,10 @@ async def _look(connection: Connection, scope: Scope) -> Findings:
     await transaction.start()
     try:
         chosen = None if scope.subscription_id is None else [scope.subscription_id]
+        await store.pin_partitions(connection)
+        archived = await store.archived_months(connection, scope)
         left_out = await store.partly_applied(connection, scope, chosen)
-        selected = store.Selection(scope, chosen, left_out)
+        selected = store.Selection(scope, chosen, left_out, archived)
         events = await store.recompute(connection, selected)
         compared = await store.compare(connection, selected)
         counters = await store.differing_counters(connection, selected)
@@ -72,6 +74,7 @@ async def _look(connection: Connection, scope: Scope) -> Findings:
                 {*await store.differing_subscriptions(connection), *(c.subscription_id for c in counters)}
             ),
             left_out=left_out,
+            archived=archived,
         )
     finally:
         await transaction.rollback()
@@ -85,9 +88,10 @@ async def heal(connection: Connection, scope: Scope, subscriptions: Sequence[UUI
     """
     async with connection.transaction(isolation="read_committed"):
         await store.act_as_rebuild(connection)
+        await store.wait_for_archiving(connection)
         locked = await store.lock_subscriptions(connection, subscriptions)
         left_out = await store.partly_applied(connection, scope, locked)
-        selected = store.Selection(scope, locked, left_out)
+        selected = store.Selection(scope, locked, left_out, await store.archived_months(connection, scope))
         await store.recompute(connection, selected)
         await store.compare(connection, selected)
         counters = await store.differing_counters(connection, selected)

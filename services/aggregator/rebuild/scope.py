@@ -28,9 +28,15 @@ class Scope:
     subscription_id: UUID | None = None
     widened_from: tuple[datetime, datetime] | None = None
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a range was asked for."""
+        return (self.start, self.end) != (BEGINNING, END)
+
     def __str__(self) -> str:
-        whole = (self.start, self.end) == (BEGINNING, END)
-        period = "all event times" if whole else f"event times from {_bound(self.start)} to {_bound(self.end)} UTC"
+        period = "all event times"
+        if self.is_bounded:
+            period = f"event times from {_bound(self.start)} to {_bound(self.end)} UTC"
         return period if self.subscription_id is None else f"{period} of subscription {self.subscription_id}"
 
 

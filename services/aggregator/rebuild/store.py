@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,20 +24,36 @@ _NO_LATENCIES = [0] * LATENCY_BUCKET_COUNT
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Whose rows of a scope: those of `subscriptions` (None: of all), without those of `left_out`."""
+    """Whose rows of a scope: those of `subscriptions` (None: of all), without those of `left_out` and those of `archived` months."""
 
     scope: Scope
     subscriptions: Sequence[UUID] | None
     left_out: Sequence[UUID] = ()
+    archived: Sequence[datetime] = ()
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        return self.scope.start, self.scope.end, self.subscriptions, self.left_out
+        return self.scope.start, self.scope.end, self.subscriptions, self.left_out, self.archived
 
 
 async def act_as_rebuild(connection: Connection) -> None:
     """Let the audit trail say that a rebuild changed subscriptions."""
     await connection.execute(_SQL["act_as_rebuild"])
+
+
+async def pin_partitions(connection: Connection) -> None:
+    """Keep months that are being detached visible to the snapshot that begins here."""
+    await connection.execute(_SQL["pin_partitions"])
+
+
+async def wait_for_archiving(connection: Connection) -> None:
+    """Wait until no month is being archived, and let none be until the transaction ends."""
+    await connection.execute(_SQL["wait_for_archiving"])
+
+
+async def archived_months(connection: Connection, scope: Scope) -> list[datetime]:
+    """Return the months of a scope that are archived: nothing can be computed for them."""
+    return [row["month"] for row in await connection.fetch(_SQL["archived_months"], scope.start, scope.end)]
 
 
 async def subscription_exists(connection: Connection, subscription_id: UUID) -> bool:

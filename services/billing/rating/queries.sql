@@ -72,7 +72,7 @@ SELECT count(*) AS rows, coalesce(sum(requests), 0)::bigint AS events, min(hour)
 -- name: log_against_rated
 -- The keys, at most $4, whose rated usage does not sum to what the log has for event times from $1 up to $2, of subscription $3
 -- or of all; `total` says how many there are. Only batches that billing has rated whole; whose usage is in one that it has
--- rated in part is left out. Rows that adjust after a change of price sum to nothing here.
+-- rated in part is left out, and so are archived months. Rows that adjust after a change of price sum to nothing here.
 WITH heard AS MATERIALIZED (
     SELECT b.batch_id, i.messages >= b.message_count AS whole
     FROM usage_batches b JOIN (SELECT batch_id, count(*) AS messages FROM billing_inbox GROUP BY batch_id) i USING (batch_id)
@@ -94,6 +94,7 @@ WITH heard AS MATERIALIZED (
            sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens, sum(tokens_returned) AS tokens_returned
     FROM rated_usage
     WHERE hour >= $1 AND hour < $2 AND ($3::uuid IS NULL OR subscription_id = $3)
+      AND date_trunc('month', hour, 'UTC') NOT IN (SELECT month FROM archived_months)
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 ), sides AS (
     SELECT subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class,

@@ -2,6 +2,11 @@
 -- two sides that were written independently of each other, and the first keys in which they differ, NULL if none do.
 -- All of them run in one snapshot. docs/reference/reconciliation.md lists them.
 
+-- name: pin_partitions
+-- Comes first in the snapshot: a month that is being detached waits from here on, so that no proof finds it gone from the log while
+-- the snapshot still has it there.
+SELECT count(*) FROM usage_logs WHERE false;
+
 -- name: positions_add_up
 -- Invariant 3: of each source partition, every offset that was passed is accounted for.
 SELECT 'offsets' AS measure,
@@ -55,8 +60,12 @@ SELECT 'edges' AS measure, count(*)::numeric AS left_value, count(*) FILTER (WHE
 FROM judged;
 
 -- name: batches_equal_log
--- Every batch left as many rows in the log as it says, and no row is of a batch that does not exist.
-WITH log AS (SELECT batch_id, count(*) AS rows FROM usage_logs GROUP BY batch_id),
+-- Every batch left as many rows in the log, archived months included, as it says; no row is of a batch that does not exist.
+WITH log AS (
+    SELECT batch_id, sum(rows) AS rows
+    FROM (SELECT batch_id, count(*) AS rows FROM usage_logs GROUP BY batch_id UNION ALL SELECT batch_id, rows FROM archived_batches) l
+    GROUP BY batch_id
+),
 sides AS (
     SELECT coalesce(b.batch_id, l.batch_id) AS batch_id, coalesce(b.inserted, 0) AS left_value, coalesce(l.rows, 0) AS right_value
     FROM usage_batches b FULL JOIN log l USING (batch_id)
@@ -116,14 +125,14 @@ FROM sides;
 
 -- name: log_has_subscriptions
 -- The log has no foreign keys: here is their proof.
-WITH used AS (SELECT DISTINCT subscription_id FROM usage_logs)
+WITH used AS (SELECT subscription_id FROM usage_logs UNION SELECT subscription_id FROM archived_usage)
 SELECT 'subscriptions' AS measure, count(*)::numeric AS left_value, count(s.id)::numeric AS right_value,
        (array_agg('subscription ' || u.subscription_id ORDER BY u.subscription_id) FILTER (WHERE s.id IS NULL))[1:5] AS differing
 FROM used u LEFT JOIN subscriptions s ON s.id = u.subscription_id;
 
 -- name: log_equals_hours
 -- Invariant 4, first part: the hour summaries are the log, by subscription, hour, model and tool. Batches that the aggregator has not
--- applied yet are left out; that there are none is another statement.
+-- applied yet are left out; that there are none is another statement. Of an archived month, its sums are the log.
 WITH log AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS period_start,
            coalesce(model_id, '') AS model_id, coalesce(tool_name, '') AS tool_name,
@@ -132,6 +141,9 @@ WITH log AS (
     FROM usage_logs
     WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM aggregator_inbox)
     GROUP BY 1, 2, 3, 4
+    UNION ALL
+    SELECT subscription_id, hour, model_id, tool_name, sum(requests), sum(errors), sum(request_tokens), sum(response_tokens), sum(cached_tokens)
+    FROM archived_usage GROUP BY 1, 2, 3, 4
 ), sides AS (
     SELECT format('subscription %s, hour %s, %s%s', subscription_id, to_char(period_start, 'YYYY-MM-DD HH24'), model_id, tool_name) AS key, v.*
     FROM log l FULL JOIN (SELECT * FROM usage_summaries WHERE period_type = 'hour') h
@@ -228,6 +240,10 @@ WITH log AS (
     FROM usage_logs
     WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM billing_inbox)
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+    UNION ALL
+    SELECT subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class,
+           requests, errors, request_tokens, response_tokens, cached_tokens
+    FROM archived_usage
 ), rated AS (
     SELECT subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class::integer AS status_class,
            sum(requests) AS requests, sum(errors) AS errors, sum(request_tokens) AS request_tokens,

@@ -46,6 +46,7 @@ class Check:
 async def reconcile(connection: Connection) -> list[Check]:
     """Prove every statement in one REPEATABLE READ snapshot; reads only. `connection` must not be in a transaction."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(QUERIES["pin_partitions"])
         return [check for statement in STATEMENTS for check in await _prove(connection, statement)]
 
 
