@@ -237,7 +237,11 @@ class FakePool:
         self._database.sessions.discard(session)
 
     async def execute(self, *_: Any) -> None:
-        """Making a month's partition: nothing of interest here."""
+        """Forgetting what was published: nothing of interest here."""
+
+    async def fetchval(self, *_: Any) -> str:
+        """Making a month's partition, which says its name: nothing of interest here."""
+        return "usage_logs_2026_11"
 
     async def expire_connections(self) -> None:
         """All sessions are new ones anyway."""
