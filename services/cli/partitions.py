@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from shared.period import Period
     from shared.postgres import Connection
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make, archive and restore the months of usage_logs.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Make, archive and restore the months of usage_logs."
+)
 T = TypeVar("T")
 EXIT_KEPT = 2
 
