@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -118,9 +118,7 @@ async def _stage(options: Options, place: Path, say: Say) -> AsyncIterator[Stage
                 options.events,
             )
             try:
-                yield Stage(
-                    servers, workers, pool, Watch(pool, kafka), traffic, environ, points, logs, servers.database_url
-                )
+                yield Stage(servers, workers, pool, Watch(pool, kafka), traffic, environ, points, logs)
             finally:
                 traffic.publisher.stop()
     finally:
@@ -198,4 +196,4 @@ def commit_here() -> str:
 
 def describe(options: Options) -> Sequence[str]:
     """Return the command line that repeats a run."""
-    return ["tallystick", "chaos", f"--seed={options.seed}", f"--faults={options.faults}", f"--events={options.events}"]
+    return ["tallystick", "chaos", *(f"--{name}={value}" for name, value in asdict(options).items())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -63,7 +63,7 @@ class Traffic:
 
 @dataclass(slots=True)
 class Stage:
-    """Everything that a fault can strike or look at. `resting` are workers of a storm, which are not waited for."""
+    """Everything that a fault can strike or look at. `points` is the directory of failpoints, `logs` that of the workers' logs."""
 
     servers: Servers
     workers: Supervisor
@@ -73,8 +73,6 @@ class Stage:
     environ: dict[str, str]
     points: Path
     logs: Path
-    database_url: str
-    started: float = field(default_factory=monotonic)
 
     async def look(self) -> Progress | None:
         """Return how far everything is, or None while the database is away."""
@@ -91,7 +89,6 @@ class Stage:
         """
         begun, before = monotonic(), None
         published = self.traffic.publisher.published
-        waiting = {spec.name: "not asked" for spec in self.workers.specs}
         while True:
             self.traffic.raise_failure()
             now = await self.look()
