@@ -192,7 +192,7 @@ def check_port(host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise ConfigurationError(
             f"/metrics and the probes cannot listen on {host}:{port} ({reason}): "
             "set TALLYSTICK_HTTP_PORT and TALLYSTICK_HTTP_HOST"
