@@ -36,6 +36,8 @@ from shared.postgres import Connection, Pool, transaction
 log = structlog.get_logger("consumer")
 
 ADVISORY_COMMIT_SECONDS = 1.0
+UNWATCHED_SECONDS = 0.2
+"""Longer than `batch_timeout_ms`: a fetch that began before fetches were watched ends, with nothing, while all is paused."""
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_MOST_SECONDS = 10.0
 
@@ -125,10 +127,10 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         """Pause before anything else, because fetching has begun already; then find our place in the background."""
         tps = list(assigned)
         self._consumer.pause(*tps)
-        watch_fetches(self._consumer, self._fetch_failed)
+        first = watch_fetches(self._consumer, self._fetch_failed)
         for tp in tps:
             self._partitions[tp] = _Partition()
-            self._schedule_sync(tp, delay=0.0)
+            self._schedule_sync(tp, delay=UNWATCHED_SECONDS if first else 0.0)
         self._count()
 
     def _schedule_sync(self, tp: TopicPartition, *, delay: float) -> None:

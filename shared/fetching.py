@@ -85,11 +85,14 @@ def tolerate_header_names() -> None:
     aiokafka.consumer.fetcher.MemoryRecords = TolerantRecords
 
 
-def watch_fetches(consumer: AIOKafkaConsumer, failed: Callable[[Exception], None]) -> None:
-    """Call `failed` whenever the consumer's `getmany` raises, before anybody else hears of it. Once is enough for a consumer."""
+def watch_fetches(consumer: AIOKafkaConsumer, failed: Callable[[Exception], None]) -> bool:
+    """Call `failed` whenever the consumer's `getmany` raises, before anybody else hears of it. Once is enough for a consumer.
+
+    Return whether it was the first time: a call of `getmany` may be under way then that is not watched.
+    """
     fetch = consumer.getmany
     if getattr(fetch, "watched", False):
-        return
+        return False
 
     async def getmany(*partitions: Any, **options: Any) -> Any:
         try:
@@ -102,3 +105,4 @@ def watch_fetches(consumer: AIOKafkaConsumer, failed: Callable[[Exception], None
 
     getmany.watched = True  # type: ignore[attr-defined]
     consumer.getmany = getmany
+    return True
