@@ -134,6 +134,21 @@ async def test_late_events_are_taken_in_by_word_only_and_months_between_are_not_
     assert await differing(ingest.pool) == []
 
 
+async def test_a_late_event_of_an_archived_month_stays_open_until_that_is_restored(ingest: Ingest) -> None:
+    await ingest.apply_values(structured(id="late", time=LATE))
+    await ingest.pool.execute(
+        "INSERT INTO usage_archives (month, state) VALUES (date_trunc('month', $1::text::timestamptz, 'UTC'), 'archiving')",
+        LATE,
+    )
+    replayed, _ = await replay(ingest, accept_late=True)
+    assert (replayed.inserted, replayed.refused_again) == (0, {"too_old": 1})
+    assert "tallystick partitions restore" in (await ingest.quarantined())[0]["detail"]
+
+    await ingest.pool.execute("DELETE FROM usage_archives")
+    assert (await replay(ingest, accept_late=True))[0].inserted == 1
+    assert await differing(ingest.pool) == []
+
+
 async def test_a_replayed_event_of_an_unknown_subscription_is_held_and_attributed_later(ingest: Ingest) -> None:
     stranger = uuid7()
     await ingest.apply_values(structured(id="s", subject=str(stranger), data=TWO_KEYS))
