@@ -24,6 +24,8 @@ COMPACTED_TOPICS: Final = frozenset({SUBSCRIPTION_STATUS, REFERENCE_CHANGED})
 
 USAGE_TYPE: Final = "tallystick.usage.v1"
 SPEC_VERSION: Final = "1.0"
+CLOUDEVENT_HEADERS: Final = {"content-type": "application/cloudevents+json"}
+"""Kafka headers of a CloudEvent in structured mode."""
 
 MAX_COUNT: Final = 2**53 - 1
 MAX_STRING: Final = 512

@@ -35,6 +35,9 @@ PARTITION_FETCH_BYTES = 2 * 2**20
 """Most bytes that one fetch brings from one partition: about 3,000 events of 670 bytes."""
 
 
+CONTENT_TYPE_JSON = "application/json"
+"""What our messages are, unless they say otherwise in a header of their own."""
+
 LARGEST_MESSAGE_BYTES = 16 * 2**20
 """Largest message that we publish: a dead letter carries a record of any size that the broker let in."""
 
@@ -133,7 +136,7 @@ class OutboxProducer:
                 self._prefix + message.topic,
                 key=message.key,
                 partition=message.partition,
-                headers=dict(message.headers),
+                headers={"content-type": CONTENT_TYPE_JSON, **message.headers},
                 no_confirm=True,
             )
         except MessageSizeTooLargeError as error:

@@ -14,7 +14,7 @@ from uuid import UUID
 from services.aggregator import metrics, store
 from services.aggregator.aggregation import UsageByHour
 from services.aggregator.quota import QuotaPolicy, Subscription, plan, thresholds
-from shared.contracts import BILLING_EVENTS, BillingEvent, encode
+from shared.contracts import BILLING_EVENTS, CLOUDEVENT_HEADERS, BillingEvent, encode
 from shared.outbox import Message, Outbox
 from shared.postgres import Connection
 
@@ -91,4 +91,4 @@ def _threshold_event(alert: Mapping[str, Any], now: datetime) -> Message:
     event = BillingEvent(
         id=str(alert["id"]), type=THRESHOLD_EVENT, time=now, subject=subscription, data=data, source=SOURCE
     )
-    return Message(topic=BILLING_EVENTS, value=encode(event), key=subscription.encode())
+    return Message(topic=BILLING_EVENTS, value=encode(event), key=subscription.encode(), headers=CLOUDEVENT_HEADERS)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from shared.contracts import BILLING_EVENTS, BillingEvent, encode
+from shared.contracts import BILLING_EVENTS, CLOUDEVENT_HEADERS, BillingEvent, encode
 from shared.ids import uuid7
 from shared.outbox import Message
 
@@ -21,4 +21,6 @@ def billing_event(kind: EventType, user_id: UUID, occurred_at: datetime, data: d
     """Return the message of an event about a user. Its id is stable: redelivery repeats it. Amounts in `data` are exact text."""
     message_id = uuid7()
     body = BillingEvent(id=str(message_id), type=kind, time=occurred_at, subject=str(user_id), data=data)
-    return Message(topic=BILLING_EVENTS, key=str(user_id).encode(), value=encode(body), id=message_id)
+    return Message(
+        topic=BILLING_EVENTS, key=str(user_id).encode(), value=encode(body), headers=CLOUDEVENT_HEADERS, id=message_id
+    )

@@ -86,7 +86,7 @@ def accept(
     """
     if value is None:
         return Rejected(
-            Reason.TOMBSTONE, "the record has no value; a usage event cannot be deleted, send a void event instead"
+            Reason.TOMBSTONE, "the record has no value; a usage event cannot be deleted, correct it by an adjustment"
         )
     if len(value) > limits.record_bytes:
         return Rejected(

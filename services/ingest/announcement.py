@@ -88,6 +88,7 @@ def announce_refused(
             key=record.key,
             value=record.value,
             headers={
+                "content-type": "application/octet-stream",  # whatever it was, it was no usage event
                 "tallystick_id": str(id_),
                 "tallystick_reason": rejected.reason,
                 "tallystick_detail": rejected.detail,
