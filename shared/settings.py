@@ -26,6 +26,9 @@ class KafkaSettings(BaseSettings):
     kafka_cluster: str = Field(
         "main", description="Name of the Kafka cluster in stored positions. Change it only together with the cluster."
     )
+    kafka_startup_seconds: float = Field(
+        20.0, ge=0, le=600, description="How long a worker that starts waits for a broker to answer."
+    )
     kafka_topic_prefix: str = Field(
         "",
         pattern=r"^[A-Za-z0-9._-]{0,100}$",

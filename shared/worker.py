@@ -39,7 +39,6 @@ log = structlog.get_logger("worker")
 HEARTBEAT_SECONDS = 1.0
 HEARTBEAT_LATE_SECONDS = 15.0
 STUCK_SECONDS = 300.0
-STARTUP_WAIT_SECONDS = 20.0
 LAST_WORK_SECONDS = 10.0
 """How long a worker that stops waits for what is on its way to a broker that does not answer."""
 
@@ -152,7 +151,7 @@ async def _not_writable(pool: Pool) -> str | None:
 async def check_kafka(settings: KafkaSettings, topics: Sequence[str]) -> None:
     """Wait a little for a broker. Raises `ServiceUnavailable`, or `ConfigurationError` that names the topics that are missing."""
     bootstrap_servers, security = settings.kafka_bootstrap_servers, client_security(settings)
-    deadline = monotonic() + STARTUP_WAIT_SECONDS
+    deadline = monotonic() + settings.kafka_startup_seconds
     while True:
         client = AIOKafkaClient(bootstrap_servers=bootstrap_servers, **security)
         try:

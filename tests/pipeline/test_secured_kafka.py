@@ -130,12 +130,10 @@ async def test_a_principal_reads_only_its_own_topic(kafka: SecuredKafka, princip
         ),
     ],
 )
-async def test_who_cannot_prove_who_it_is_gets_nowhere(
-    kafka: SecuredKafka, changed: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.worker.STARTUP_WAIT_SECONDS", 0.5)
+async def test_who_cannot_prove_who_it_is_gets_nowhere(kafka: SecuredKafka, changed: dict[str, str]) -> None:
+    settings = kafka.settings("ingest", kafka_startup_seconds=0.5, **changed)
     with pytest.raises(ServiceUnavailable, match="Kafka does not answer"):
-        await check_kafka(kafka.settings("ingest", **changed), [USAGE_EVENTS])
+        await check_kafka(settings, [USAGE_EVENTS])
 
 
 def test_commands_log_in_with_the_same_settings(
