@@ -34,6 +34,7 @@ from confluent_kafka import Producer
 from deploy.local.stack import running_stack
 from deploy.migrate import migrate
 from services.ingest.acceptance import Limits, accept
+from services.ingest.deltas import aggregate
 from services.ingest.rows import COLUMNS, UsageRow, usage_row
 from shared.contracts import USAGE_EVENTS, UsageEvent
 from shared.ids import event_key, uuid7
@@ -41,6 +42,8 @@ from shared.kafka import create_topics
 
 BATCH = 10_000
 SUBSCRIPTIONS = 10_000
+SKEW = 1.2
+"""Exponent of the zipf distribution of events over subscriptions: few are busy, most are not."""
 MODELS = 20
 PARTITIONS = 8
 DUPLICATES = 0.01
@@ -55,13 +58,18 @@ class Traffic:
 
 
 def traffic(events: int, subscriptions: list[str], seed: int = 1) -> Traffic:
-    """Draw about 670 bytes an event, zipf-skewed over subscriptions, 1 % sent twice."""
+    """Draw about 600 bytes an event, zipf-skewed over subscriptions, 1 % sent twice.
+
+    As in life, a subscription has its power level, its model, and a second model for one event in five.
+    """
     draw = random.Random(seed)
-    weights = [1 / rank for rank in range(1, len(subscriptions) + 1)]
+    weights = [1 / rank**SKEW for rank in range(1, len(subscriptions) + 1)]
     owners = draw.choices(subscriptions, weights, k=events)
+    owner_numbers = {owner: number for number, owner in enumerate(subscriptions)}
     now = datetime.now(UTC)
     records, rows, limits, batch_id = [], [], Limits(), uuid7()
     for number, owner in enumerate(owners):
+        habit = owner_numbers[owner]
         event = {
             "specversion": "1.0",
             "id": f"req-{seed}-{number:09d}",
@@ -70,7 +78,7 @@ def traffic(events: int, subscriptions: list[str], seed: int = 1) -> Traffic:
             "time": (now - timedelta(milliseconds=events - number)).isoformat(),
             "subject": owner,
             "data": {
-                "model": f"model-{draw.randrange(MODELS)}",
+                "model": f"model-{(habit + (draw.random() < 0.2)) % MODELS}",
                 "provider": "openai",
                 "request_tokens": draw.randint(1, 8_000),
                 "response_tokens": draw.randint(1, 2_000),
@@ -78,7 +86,7 @@ def traffic(events: int, subscriptions: list[str], seed: int = 1) -> Traffic:
                 "latency_ms": draw.randint(40, 20_000),
                 "status_code": 500 if draw.random() < 0.02 else 200,
                 "error_message": None,
-                "power_level": draw.choice(["eco", "balanced", "precision"]),
+                "power_level": ("eco", "balanced", "precision")[habit % 3],
                 "byok": False,
                 "feature_type": "chat",
                 "app_id": "crm",
@@ -245,6 +253,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "events": options.events,
         "record_bytes": round(size),
+        "deltas_of_5000_events": len(aggregate(sent.rows[:5_000])[0]),
         "raw_copy_events_per_second": [round(rate) for rate in limit],
         "worker_events_per_second": [round(rate) for rate in ours],
         "ratio": round(statistics.median(ours) / statistics.median(limit), 3),
