@@ -36,6 +36,7 @@ from shared.postgres import Connection, Pool, transaction
 log = structlog.get_logger("consumer")
 
 ADVISORY_COMMIT_SECONDS = 1.0
+ADVISORY_TIMEOUT_SECONDS = 5.0
 UNWATCHED_SECONDS = 0.2
 """Longer than `batch_timeout_ms`: a fetch that began before fetches were watched ends, with nothing, while all is paused."""
 BACKOFF_FIRST_SECONDS = 0.1
@@ -215,7 +216,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             for partition, group in groupby(records, key=attrgetter("partition"))
         ]
         await asyncio.gather(*(one(tp, mine) for tp, mine in by_partition))
-        await self._advise()
+        self._advise_soon()
 
     async def _consume_partition(
         self, tp: TopicPartition, state: _Partition, records: list[ConsumerRecord[bytes, bytes]]
@@ -279,27 +280,29 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._schedule_sync(tp, delay=delay)
         self._count()
 
-    async def _advise(self, *, now: bool = False) -> None:
-        """Tell Kafka our positions, at most once a second: for lag tools and autoscalers, never for ourselves."""
-        clock = asyncio.get_running_loop().time()
-        if not self._advised:
-            return
-        if not now and clock - self._advised_at < ADVISORY_COMMIT_SECONDS:
-            if self._advising is None or self._advising.done():  # or a stream that stops would look behind for ever
-                self._advising = asyncio.create_task(self._advise_later(), name="advise")
-            return
+    def _advise_soon(self) -> None:
+        """Tell Kafka our positions, at most once a second: for lag tools and autoscalers, never for ourselves.
+
+        Beside consumption, which does not need Kafka's coordinator and does not wait for it.
+        """
+        if self._advised and (self._advising is None or self._advising.done()):
+            self._advising = asyncio.create_task(self._advise_later(), name="advise")
+
+    async def _advise_later(self) -> None:
+        earliest = self._advised_at + ADVISORY_COMMIT_SECONDS
+        await asyncio.sleep(max(0.0, earliest - asyncio.get_running_loop().time()))
+        await self._advise()
+
+    async def _advise(self) -> None:
         offsets = {tp: offset for tp, offset in self._advised.items() if tp in self._partitions}
-        self._advised, self._advised_at = {}, clock
+        self._advised, self._advised_at = {}, asyncio.get_running_loop().time()
         if not offsets:
             return  # all of them were revoked meanwhile
         try:
-            await self._consumer.commit(offsets)
-        except KafkaError as error:
+            async with asyncio.timeout(ADVISORY_TIMEOUT_SECONDS):
+                await self._consumer.commit(offsets)
+        except Exception as error:
             log.debug("advisory_commit_failed", error=repr(error))
-
-    async def _advise_later(self) -> None:
-        await asyncio.sleep(ADVISORY_COMMIT_SECONDS)
-        await self._advise(now=True)
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -349,7 +352,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         if self._advising:
             self._advising.cancel()
         if self._subscriber is not None and self._subscriber.consumer is not None:
-            await self._advise(now=True)
+            await self._advise()
 
 
 def _backoff(failures: int) -> float:

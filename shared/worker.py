@@ -82,10 +82,10 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for consumer in self.consumers:
-            await consumer.close()
         try:
             async with asyncio.timeout(LAST_WORK_SECONDS):
+                for consumer in self.consumers:
+                    await consumer.close()
                 for action in self.on_stop:
                     await action()
         except TimeoutError:

@@ -37,6 +37,7 @@ class FakeBroker:
     committed: list[dict[TopicPartition, int]] = field(default_factory=list)
     fetched_to: dict[TopicPartition, int] = field(default_factory=dict)
     fetch: Exception | None = None
+    coordinator_answers: bool = True
     getmany: Any = None
 
     def __post_init__(self) -> None:
@@ -68,6 +69,8 @@ class FakeBroker:
         return {tp: self.end.get(tp, 100) for tp in tps}
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        if not self.coordinator_answers:
+            await asyncio.Event().wait()
         self.committed.append(offsets)
 
     def last_stable_offset(self, tp: TopicPartition) -> int | None:

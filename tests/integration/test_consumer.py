@@ -8,6 +8,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import asyncpg
+import pytest
 import pytest_asyncio
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -400,18 +401,36 @@ async def test_kafka_is_told_at_once_then_once_a_second_and_at_the_end(pool: Poo
     broker = FakeBroker()
     consumer = consumer_of(pool, broker, Storing())
     await assign(consumer, broker, ZERO, ONE)
+
+    async def told() -> None:
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "advise"))
+
     await consumer.consume(records(range(5)))
+    await told()
     assert broker.committed == [{ZERO: 5}]
 
     await consumer.consume([*records(range(5, 7)), *records(range(2), partition=1)])
     assert broker.committed == [{ZERO: 5}]
-    [later] = [task for task in asyncio.all_tasks() if task.get_name() == "advise"]
-    await later
+    await told()
     assert broker.committed == [{ZERO: 5}, {ZERO: 7, ONE: 2}]
 
     await consumer.consume(records(range(7, 8)))
     await consumer.close()
     assert broker.committed[-1] == {ZERO: 8}
+
+
+async def test_a_coordinator_that_does_not_answer_keeps_nobody_from_storing(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.consumer.ADVISORY_TIMEOUT_SECONDS", 0.01)
+    broker = FakeBroker(coordinator_answers=False)
+    consumer = consumer_of(pool, broker, Storing())
+    await assign(consumer, broker, ZERO)
+    for first in range(0, 15, 5):
+        await consumer.consume(records(range(first, first + 5)))
+
+    assert await positions(pool) == {0: (15, 15, 0)}
+    await consumer.close()
 
 
 async def test_lag_is_what_waits_and_markers_at_the_end_do_not(pool: Pool) -> None:

@@ -147,6 +147,8 @@ async def test_two_workers_attribute_side_by_side_without_doubling(ingest_pool: 
     one.published += other.published
     assert await one.adds_up()
     assert {message.origin.partition for message in one.recorded()} == {0, 1, 2, 3}
+    doubled = "SELECT sum(duplicates)::bigint FROM usage_batches WHERE kind = 'held'"
+    assert await ingest_pool.fetchval(doubled) == 0, "each takes what the other has not"
 
 
 async def test_more_than_fits_one_transaction_is_attributed_in_several(

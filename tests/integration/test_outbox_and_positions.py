@@ -112,9 +112,10 @@ async def test_two_publishers_never_publish_the_same_leftovers_side_by_side(inge
         await both.wait()  # neither returns before the other has its share
         taken.extend(m.value for m in messages)
 
-    await asyncio.gather(
-        *(OUTBOX.publish_leftovers(ingest_pool, produce, older_than_seconds=0, limit=3) for _ in range(2))
-    )
+    async with asyncio.timeout(20):
+        await asyncio.gather(
+            *(OUTBOX.publish_leftovers(ingest_pool, produce, older_than_seconds=0, limit=3) for _ in range(2))
+        )
     assert sorted(value or b"" for value in taken) == [b"%d" % n for n in range(6)]
 
 
