@@ -228,13 +228,14 @@ async def test_a_corrupted_summary_and_counter_are_healed_while_a_writer_goes_on
     healed = 0
     for round_ in range(12):
         victim = chance.choice(subscriptions)
-        await connection.execute(
-            "UPDATE usage_summaries SET request_tokens = request_tokens + 1000, latency_sum_ms = 0 WHERE subscription_id = $1",
-            victim,
-        )
-        await connection.execute(
-            "UPDATE subscriptions SET used_tokens = used_tokens + $2 WHERE id = $1", victim, round_ + 1
-        )
+        async with connection.transaction():  # the subscription first, as the writer does: else the two may deadlock
+            await connection.execute(
+                "UPDATE subscriptions SET used_tokens = used_tokens + $2 WHERE id = $1", victim, round_ + 1
+            )
+            await connection.execute(
+                "UPDATE usage_summaries SET request_tokens = request_tokens + 1000, latency_sum_ms = 0 WHERE subscription_id = $1",
+                victim,
+            )
         findings, done = await heal_all(connection)
         assert {"month", "counter"} <= findings.counts.keys()
         healed += done.summaries
