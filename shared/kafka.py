@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NoError, TopicAlreadyExistsError, for_code
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import FAKE_CONSUMER
@@ -25,7 +24,7 @@ from shared.contracts import (
     USAGE_EVENTS,
     USAGE_RECORDED,
 )
-from shared.errors import ServiceUnavailable
+from shared.errors import ConfigurationError, ServiceUnavailable
 from shared.fetching import tolerate_header_names
 from shared.kafka_security import broker_security
 from shared.outbox import Message, NotAcknowledged
@@ -165,8 +164,9 @@ async def create_topics(
     prefix: str = "",
     security: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Create the topics that are missing and return their names. Raises `ServiceUnavailable` if no broker answers.
+    """Create the topics that are missing and return their names.
 
+    Raises `ServiceUnavailable` if no broker answers, `ConfigurationError` with the broker's reason if it will not make one.
     `security` is what `client_security` returns.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, **(security or {}))
@@ -178,11 +178,13 @@ async def create_topics(
     try:
         existing = set(await admin.list_topics())
         missing = {name: count for name, count in topic_plan(partitions).items() if prefix + name not in existing}
-        with contextlib.suppress(TopicAlreadyExistsError):  # another one was quicker
-            await admin.create_topics(
-                [_new_topic(prefix, name, count, replication_factor) for name, count in missing.items()]
-            )
-        return [prefix + name for name in missing]
+        wanted = [_new_topic(prefix, name, count, replication_factor) for name, count in missing.items()]
+        answer = await admin.create_topics(wanted)
+        outcomes = {topic: (for_code(code), reason) for topic, code, reason in answer.topic_errors}
+        for topic, (kind, reason) in outcomes.items():
+            if kind not in (NoError, TopicAlreadyExistsError):  # where another one was quicker, all is well
+                raise ConfigurationError(f"Kafka did not make the topic {topic} ({kind.__name__}): {reason}")
+        return [topic for topic, (kind, _) in outcomes.items() if kind is NoError]
     finally:
         await admin.close()
 
