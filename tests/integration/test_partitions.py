@@ -1,4 +1,7 @@
-"""Months of the log: made ahead, archived only when nothing needs them, restored as they were; the books hold at every step."""
+"""Months of the log: made ahead, archived only when nothing needs them, restored as they were; the books hold at every step.
+
+Made ahead and restored alike, a month's table becomes a partition by attach_usage_partition.
+"""
 
 from __future__ import annotations
 
