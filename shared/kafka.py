@@ -30,8 +30,8 @@ from shared.kafka_security import broker_security
 from shared.outbox import Message, NotAcknowledged
 from shared.settings import KafkaSettings
 
-PARTITION_FETCH_BYTES = 6 * 2**20
-"""Most bytes that one fetch brings from one partition: about 9,000 events of 670 bytes."""
+PARTITION_FETCH_BYTES = 2 * 2**20
+"""Most bytes that one fetch brings from one partition: about 3,000 events of 670 bytes."""
 
 
 CONTENT_TYPE_JSON = "application/json"
