@@ -52,15 +52,14 @@ async def test_records_that_wait_while_nothing_is_committed_are_a_reason_to_rest
 
 
 @pytest.mark.parametrize(
-    "consumer",
-    [
-        FakeConsumer(lag=5, idle_seconds=STUCK_SECONDS - 5),
-        FakeConsumer(lag=0, idle_seconds=STUCK_SECONDS * 10),
-        FakeConsumer(lag=5, idle_seconds=STUCK_SECONDS * 10, not_ready="database is away"),
-    ],
+    ("lag", "idle_seconds", "not_ready"),
+    [(5, STUCK_SECONDS / 2, None), (0, STUCK_SECONDS * 10, None), (5, STUCK_SECONDS * 10, "database is away")],
     ids=["busy", "idle", "waiting for a server"],
 )
-async def test_a_worker_that_could_not_do_better_is_left_alone(consumer: FakeConsumer) -> None:
+async def test_a_worker_that_could_not_do_better_is_left_alone(
+    lag: int, idle_seconds: float, not_ready: str | None
+) -> None:
+    consumer = FakeConsumer(lag=lag, idle_seconds=idle_seconds, not_ready=not_ready)
     assert await worker(consumer).dead() is None
 
 
