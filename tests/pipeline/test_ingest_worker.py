@@ -115,7 +115,7 @@ async def test_a_worker_that_is_killed_and_one_that_joins_count_everything_once(
     assert await ask(again.port, "/livez") == (200, "ok\n")
     assert [await worker.stop() for worker in (again, second)] == [0, 0]
     assert "Traceback" not in again.said() + second.said()
-    # What the kill left between COMMIT and publication waits in the outbox for its ten seconds; all else was announced.
+    # What the kill left between COMMIT and publication waits in the outbox for LEFTOVER_SECONDS; all else was announced.
     waiting = await site.pool.fetchval("SELECT count(*) FROM ingest_outbox WHERE topic = 'usage.recorded'")
     announced = await site.announced(PARTITIONS)
     assert len(announced) + waiting >= await site.pool.fetchval("SELECT sum(message_count) FROM usage_batches")
