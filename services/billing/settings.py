@@ -23,9 +23,6 @@ class Settings(PipelineSettings):
         ge=0,
         description="Factor on the price of usage on the tenant's own provider key; 0: the tenant pays its provider only.",
     )
-    billing_prices_seconds: float = Field(
-        5.0, ge=0, description="How old the prices in memory may be. A missing price is looked up at once."
-    )
     billing_held_seconds: float = Field(
         10.0, gt=0, description="How often to rate usage that waited for a price and has one by now."
     )

@@ -195,7 +195,7 @@ class Desk:
         self.settling = Settling(
             self.billing, self.clock, Outbox("billing_outbox"), Pending(Decimal(10), urgent_share=Decimal("0.8"))
         )
-        self.prices = Prices(Decimal(0), seconds=0)
+        self.prices = Prices(Decimal(0))
         self.rate = RateRecorded(CLUSTER, self.clock, self.prices, self.settling)
 
     async def use(self, *rows: UsageRow) -> UsageRecorded:

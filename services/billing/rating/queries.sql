@@ -4,8 +4,13 @@
 -- Every price version. Rating keeps them in memory.
 SELECT id, model_id, tool_name, feature_type, currency, valid_from, valid_to,
        input_price_per_1k, output_price_per_1k, cached_input_price_per_1k, price_per_request, bill_errors,
-       cost_input_price_per_1k, cost_output_price_per_1k, cost_cached_input_price_per_1k, cost_price_per_request
+       cost_input_price_per_1k, cost_output_price_per_1k, cost_cached_input_price_per_1k, cost_price_per_request, revision
 FROM model_prices;
+
+-- name: price_book_version
+-- The version of all prices. FOR SHARE: a change of prices waits for the transaction that rates by these, so that a reprice which
+-- looks for what the old ones rated after its change misses nothing.
+SELECT version FROM price_book FOR SHARE;
 
 -- name: power_levels
 -- By what each power level multiplies a price.
@@ -84,7 +89,7 @@ WITH heard AS MATERIALIZED (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
            coalesce(tool_name, '') AS tool_name, coalesce(feature_type, '') AS feature_type, power_level, byok,
            CASE WHEN status_code < 400 THEN 2 ELSE status_code / 100 END AS status_class, bool_and(whole) AS whole,
-           count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors, sum(request_tokens) AS request_tokens,
+           sum(quantity) AS requests, coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0) AS errors, sum(request_tokens) AS request_tokens,
            sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens,
            coalesce(sum(tokens_returned), 0) AS tokens_returned
     FROM logged GROUP BY 1, 2, 3, 4, 5, 6, 7, 8

@@ -45,6 +45,11 @@ class Price:
     per_request: Decimal = Decimal(0)
     bills_errors: bool = False
     cost: Mapping[Component, Decimal] | None = None
+    revision: int = 0
+
+    def covers(self, at: datetime) -> bool:
+        """Return whether `at` lies in its validity."""
+        return self.valid_from <= at and (self.valid_to is None or at < self.valid_to)
 
     def unit_price(self, component: Component) -> Decimal:
         """Return the price of one request or one token, before factors."""
@@ -103,24 +108,26 @@ class PriceBook:
     """The price versions that are known, and the factors: answers what applied at an hour."""
 
     factors: Factors
-    _versions: dict[tuple[str, str, str], list[Price]] = field(default_factory=dict)
+    _revisions: dict[tuple[str, str, str], list[list[Price]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, prices: Iterable[Price], factors: Factors) -> PriceBook:
-        """Build a book. Versions of one subject and currency must not overlap; the database sees to that."""
+        """Build a book. Versions of one subject, currency and revision must not overlap; the database sees to that."""
         book = cls(factors)
-        for price in sorted(prices, key=lambda p: p.valid_from):
-            book._versions.setdefault((price.kind, price.subject, price.currency), []).append(price)
+        for price in sorted(prices, key=lambda p: (-p.revision, p.valid_from)):
+            revisions = book._revisions.setdefault((price.kind, price.subject, price.currency), [])
+            if not revisions or revisions[-1][0].revision != price.revision:
+                revisions.append([])
+            revisions[-1].append(price)
         return book
 
     def find(self, kind: str, subject: str, currency: str, at: datetime) -> Price | None:
-        """Return the version in force at `at`, or None."""
-        versions = self._versions.get((kind, subject, currency), ())
-        index = bisect_right(versions, at, key=lambda p: p.valid_from) - 1
-        if index < 0:
-            return None
-        price = versions[index]
-        return price if price.valid_to is None or at < price.valid_to else None
+        """Return the version in force at `at`: of those that cover it the one of the highest revision; None if there is none."""
+        for versions in self._revisions.get((kind, subject, currency), ()):
+            index = bisect_right(versions, at, key=lambda p: p.valid_from) - 1
+            if index >= 0 and versions[index].covers(at):
+                return versions[index]
+        return None
 
     def price_of(self, key: UsageKey, currency: str) -> Price | None:
         """Return what applies to a key: its model's price; for a call of a tool the tool's, else its feature's.

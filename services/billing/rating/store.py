@@ -31,6 +31,11 @@ class HeldRow:
     currency: str
 
 
+async def price_book_version(connection: Connection) -> int:
+    """Return the version of the prices, and keep it from changing until the transaction ends."""
+    return await connection.fetchval(SQL["price_book_version"])  # type: ignore[no-any-return]
+
+
 async def read_price_book(connection: Connection, byok_factor: Decimal) -> PriceBook:
     """Read all prices and factors."""
     levels = {row["power_level"]: row["cost_multiplier"] for row in await connection.fetch(SQL["power_levels"])}
@@ -57,6 +62,7 @@ def _price(row: Mapping[str, Any]) -> Price:
         per_request=row["price_per_request"],
         bills_errors=row["bill_errors"],
         cost=_cost(row),
+        revision=row["revision"],
     )
 
 

@@ -103,6 +103,16 @@ def test_the_price_in_force_at_the_hour_of_the_event_applies() -> None:
     assert amount_of([delta(hour=after, request_tokens=1000)], book) == Decimal("0.005")
 
 
+def test_the_highest_revision_that_covers_the_hour_is_in_force() -> None:
+    first = replace(GPT, id=UUID(int=2), revision=1, valid_to=MIDNIGHT, input_per_1k=Decimal("0.005"))
+    second = replace(
+        first, id=UUID(int=3), revision=2, valid_from=MIDNIGHT - timedelta(hours=1), input_per_1k=Decimal("0.007")
+    )
+    book = PriceBook.of([second, GPT, first], FACTORS)
+    found = {hours: book.find("model", "gpt-4o", "USD", MIDNIGHT - timedelta(hours=hours)) for hours in (2, 1, 0)}
+    assert found == {2: first, 1: second, 0: GPT}
+
+
 @pytest.mark.parametrize("hour", [GPT.valid_from - timedelta(hours=1), MIDNIGHT])
 def test_usage_outside_every_price_version_is_held(hour: datetime) -> None:
     book = PriceBook.of([replace(GPT, valid_to=MIDNIGHT)], FACTORS)
