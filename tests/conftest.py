@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
@@ -27,6 +28,13 @@ class CreateTopic(Protocol):
     def __call__(
         self, name: str = "topic", *, partitions: int = 1, config: dict[str, str] | None = None
     ) -> Awaitable[str]: ...
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the programs that tests start, also where the tests run in the background: there a shell has it ignored,
+    which children inherit."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
