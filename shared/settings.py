@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -89,10 +89,10 @@ class WorkerSettings(BaseSettings):
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
-def load(settings: type[SettingsT]) -> SettingsT:
-    """Read settings from the environment. Raises `ConfigurationError` that names each variable that is missing or wrong."""
+def load(settings: type[SettingsT], **known: Any) -> SettingsT:
+    """Read settings from the environment, but for what is `known`. Raises `ConfigurationError` that names each variable that is missing or wrong."""
     try:
-        return settings()
+        return settings(**known)
     except ValidationError as error:
         problems = "; ".join(_problem(settings, problem) for problem in error.errors())
         raise ConfigurationError(f"settings are not usable – {problems}") from None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import Settling
 from services.billing.handlers import RateRecorded
-from services.billing.invoices.closing import Terms
-from services.billing.jobs import Job, LastReconciliation, Timer, closing_job, reconciliation_job
+from services.billing.jobs import all_jobs, observe_run
 from services.billing.rating.prices import Prices
+from services.billing.reconciliation.jobs import LastReconciliation
 from services.billing.settings import Settings
 from services.billing.upkeep import EventPublication, HeldUsage
 from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import BILLING_EVENTS, USAGE_RECORDED
+from shared.jobs import Timer
 from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
 from shared.metrics import ConsumerMetrics
 from shared.outbox import Outbox
@@ -30,10 +29,10 @@ def build(settings: Settings, pool: Pool) -> Worker:
     """Wire a billing worker."""
     broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
     clock, outbox = SystemClock(), Outbox("billing_outbox")
-    prices = Prices(settings.billing_byok_factor, seconds=settings.billing_prices_seconds)
+    prices = Prices(settings.billing_byok_factor)
     pending = Pending(settings.billing_credits_per_currency_unit, settings.billing_urgent_share)
     settling = Settling(pool, clock, outbox, pending)
-    timer = Timer(pool, clock, _jobs(settings, pool, clock), worker=settings.instance)
+    timer = Timer(pool, clock, all_jobs(settings, pool, clock), worker=settings.instance, observe=observe_run)
     consumer = ExactlyOnceConsumer(
         pool=pool,
         positions=Positions("billing_positions", cluster=settings.kafka_cluster),
@@ -60,14 +59,3 @@ def build(settings: Settings, pool: Pool) -> Worker:
         ],
         on_stop=[timer.stop, settling.settle_all],
     )
-
-
-def _jobs(settings: Settings, pool: Pool, clock: SystemClock) -> list[Job]:
-    jobs = []
-    if settings.billing_close_periods:
-        terms = Terms(settings.billing_entity, timedelta(days=settings.billing_payment_days))
-        grace = timedelta(hours=settings.billing_grace_hours)
-        jobs.append(closing_job(pool, clock, grace=grace, terms=terms))
-    if settings.billing_reconcile_minutes:
-        jobs.append(reconciliation_job(pool, every=timedelta(minutes=settings.billing_reconcile_minutes)))
-    return jobs

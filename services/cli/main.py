@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": "services.cli.rebuild:verify",
     "rebuild": "services.cli.rebuild:rebuild",
     "partitions": "services.cli.partitions:app",
+    "jobs": "services.cli.jobs:app",
     "schema": "services.cli.schema:app",
 }
 

@@ -7,7 +7,7 @@ import base64
 import getpass
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -17,6 +17,9 @@ from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncpg
+
+    from services.billing.settings import Settings
+    from shared.postgres import Pool
 
 T = TypeVar("T")
 
@@ -40,6 +43,30 @@ def with_database(work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
+def with_billing(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
+    """Run `work` as billing's worker would, with its settings and its role's rights. Raises `ConfigurationError` as `with_database` does."""
+    import asyncpg  # noqa: PLC0415
+
+    from deploy.local import connect as servers  # noqa: PLC0415
+    from services.billing.settings import Settings  # noqa: PLC0415
+    from shared.postgres import create_pool, role_to_take  # noqa: PLC0415
+    from shared.settings import load  # noqa: PLC0415
+
+    async def run() -> T:
+        url = servers.database_url()
+        settings = load(Settings, database_url=url, kafka_bootstrap_servers="")  # what a command does needs no Kafka
+        role, _ = await role_to_take(url, settings.database_role, "tallystick_billing")
+        pool = await create_pool(url, max_size=4, application_name="tallystick-operator", role=role)
+        try:
+            return await work(settings, pool)
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+            raise schema_missing(error) from None
+        finally:
+            await pool.close()
+
+    return asyncio.run(run())
+
+
 def schema_missing(error: Exception) -> ConfigurationError:
     """Return the error that a person sees."""
     return ConfigurationError(f"the schema of the database is missing or old ({error}): run 'tallystick migrate'")
@@ -54,6 +81,15 @@ def parse_ids(texts: Sequence[str]) -> tuple[UUID, ...]:
         except ValueError:
             raise ConfigurationError(f"'{text}' is not an id: a UUID is expected") from None
     return tuple(dict.fromkeys(found))
+
+
+def parse_instant(text: str) -> datetime:
+    """Return an instant from ISO 8601; a time without a zone is UTC. Raises `ConfigurationError` that says how one looks."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ConfigurationError(f"'{text}' is not a time: write it like 2026-11-02T00:00Z") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def parse_why(why: str) -> str:

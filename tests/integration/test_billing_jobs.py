@@ -11,9 +11,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.billing.invoices.closing import Terms
-from services.billing.jobs import Job, LastReconciliation, Timer, closing_job, reconciliation_job, run_due
+from services.billing.invoices.jobs import closing_job
+from services.billing.reconciliation.jobs import LastReconciliation, reconciliation_job
 from services.billing.reconciliation.statements import STATEMENTS
 from shared.clock import FixedClock
+from shared.jobs import Job, Timer, run_due
 from shared.postgres import Pool
 from tests.integration.billing_facts import Desk, make_customer, make_price, usage
 

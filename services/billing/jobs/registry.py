@@ -1,0 +1,39 @@
+"""All of billing's jobs. Each capability makes its own (its `jobs.py`); this is the one place that knows the settings they run with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from services.billing.invoices.closing import Terms
+from services.billing.invoices.jobs import closing_job
+from services.billing.reconciliation.jobs import reconciliation_job
+from shared.clock import Clock
+from shared.jobs import Job
+from shared.postgres import Pool
+
+if TYPE_CHECKING:
+    from services.billing.settings import Settings
+
+
+def all_jobs(settings: Settings, pool: Pool, clock: Clock) -> list[Job]:
+    """Return the jobs that are switched on, with names that are unique: a name is the key of a job's runs for ever."""
+    jobs = [*_closing(settings, pool, clock), *_reconciliation(settings, pool)]
+    names = [job.name for job in jobs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two jobs are called {', '.join(twice)}")
+    return jobs
+
+
+def _closing(settings: Settings, pool: Pool, clock: Clock) -> Sequence[Job]:
+    if not settings.billing_close_periods:
+        return ()
+    terms = Terms(settings.billing_entity, timedelta(days=settings.billing_payment_days))
+    return (closing_job(pool, clock, grace=timedelta(hours=settings.billing_grace_hours), terms=terms),)
+
+
+def _reconciliation(settings: Settings, pool: Pool) -> Sequence[Job]:
+    if not settings.billing_reconcile_minutes:
+        return ()
+    return (reconciliation_job(pool, every=timedelta(minutes=settings.billing_reconcile_minutes)),)

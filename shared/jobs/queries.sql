@@ -1,0 +1,43 @@
+-- The SQL of scheduled jobs.
+
+-- name: lock_job
+-- Takes the lock of a job for this transaction; free is false if another worker is at it. The lock, not the row, keeps two workers from
+-- running the same time side by side: the row is written when the effect is done, so that a long run holds no transaction id.
+SELECT pg_try_advisory_xact_lock(hashtextextended('tallystick.job.' || $1, 0)) AS free, clock_timestamp() AS at;
+
+-- name: last_scheduled
+-- The latest time that a job was run for by its timer. A run by hand does not count: it must not hide an earlier time that is due.
+SELECT max(scheduled_for) FROM job_runs WHERE job = $1 AND asked_by IS NULL;
+
+-- name: unfinished_runs
+-- Runs that did not come to an end: they are made again. Of a job that looks at the present ($2) only what no later run has made up for.
+SELECT scheduled_for FROM job_runs
+WHERE job = $1 AND finished_at IS NULL
+  AND (NOT $2::boolean OR scheduled_for > coalesce((SELECT max(scheduled_for) FROM job_runs WHERE job = $1 AND finished_at IS NOT NULL), '-infinity'));
+
+-- name: finished_among
+-- Which of some times were run to the end already.
+SELECT scheduled_for FROM job_runs WHERE job = $1 AND scheduled_for = ANY($2::timestamptz[]) AND finished_at IS NOT NULL;
+
+-- name: record_run
+-- Keeps what a run came to; finished ($4) or to be made again. The key makes it one run, however often it has to be made.
+INSERT INTO job_runs AS r (job, scheduled_for, started_at, finished_at, worker, asked_by, result)
+VALUES ($1, $2, $3, CASE WHEN $4 THEN clock_timestamp() END, $5, $6, $7)
+ON CONFLICT (job, scheduled_for) DO UPDATE
+SET started_at = excluded.started_at, finished_at = excluded.finished_at, worker = excluded.worker, result = excluded.result,
+    attempts = r.attempts + 1
+WHERE r.finished_at IS NULL;
+
+-- name: run_of
+-- The record of one run.
+SELECT finished_at, worker, asked_by FROM job_runs WHERE job = $1 AND scheduled_for = $2;
+
+-- name: last_runs
+-- The last run of each of some jobs, finished or not.
+SELECT r.job, r.scheduled_for, r.started_at, r.finished_at, r.worker, r.asked_by, r.attempts, r.result
+FROM unnest($1::text[]) AS wanted (job)
+CROSS JOIN LATERAL (SELECT * FROM job_runs WHERE job = wanted.job ORDER BY scheduled_for DESC LIMIT 1) r;
+
+-- name: last_result
+-- What the last run of a job that ended came to, and when.
+SELECT finished_at, result FROM job_runs WHERE job = $1 AND finished_at IS NOT NULL ORDER BY scheduled_for DESC LIMIT 1;
