@@ -168,7 +168,11 @@ async def test_an_invoice_is_issued_only_if_its_lines_sum_to_it(connection: Conn
     await add_line(connection, invoice, "-2.50", position=2)
     async with refused(connection, "TS004", r"lines sum to 7.50, its subtotal is 10.00"):
         await issue(connection, invoice, subtotal=Decimal("10.00"), total=Decimal("10.00"))
-    await issue(connection, invoice, subtotal=Decimal("7.50"), tax=Decimal("1.43"), total=Decimal("8.93"))
+    sums = {"subtotal": Decimal("7.50"), "tax": Decimal("1.43"), "total": Decimal("8.93")}
+    async with refused(connection, "TS004", r"its taxes are 0 on 7.50, its tax is 1.43"):
+        await issue(connection, invoice, **sums)
+    taxes = '[{"category": "S", "rate": 0.19, "taxable": 7.50, "tax": 1.43}]'
+    await issue(connection, invoice, **sums, taxes=taxes)
 
 
 async def test_an_issued_invoice_is_fixed_but_for_its_payment(connection: Connection) -> None:

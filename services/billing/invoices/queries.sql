@@ -39,7 +39,7 @@ INSERT INTO invoices (id, user_id, currency, entity, kind, period_type, period_s
 SELECT c.id, c.user_id, c.currency, $7, 'usage', $6, $4, $5
 FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS c (id, user_id, currency)
 ORDER BY c.user_id, c.currency
-ON CONFLICT (user_id, currency, period_start, period_end) WHERE kind = 'usage' DO NOTHING
+ON CONFLICT (user_id, currency, period_start, period_end) WHERE kind = 'usage' AND NOT rebilled DO NOTHING
 RETURNING id, user_id, currency;
 
 -- name: claim
