@@ -28,6 +28,7 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
+    "reprice": "services.cli.reprice:reprice",
     "quarantine": "services.cli.quarantine:app",
     "held": "services.cli.held:app",
     "verify": "services.cli.rebuild:verify",

@@ -121,6 +121,11 @@ class PriceBook:
             revisions[-1].append(price)
         return book
 
+    @property
+    def prices(self) -> list[Price]:
+        """All versions."""
+        return [price for revisions in self._revisions.values() for versions in revisions for price in versions]
+
     def find(self, kind: str, subject: str, currency: str, at: datetime) -> Price | None:
         """Return the version in force at `at`: of those that cover it the one of the highest revision; None if there is none."""
         for versions in self._revisions.get((kind, subject, currency), ()):
