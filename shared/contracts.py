@@ -138,10 +138,12 @@ class Origin(Struct, frozen=True):
 
 
 class UsageDelta(Struct, omit_defaults=True, gc=False):
-    """What one batch adds for one key: everything up to `hour` is the key, the rest are sums over its events.
+    """What one batch adds for one key: everything up to `hour` is the key, the rest are sums over its rows of the log.
 
-    `status_class` is 2 for status codes below 400, else the hundreds digit (4, 5). `total = request + response` tokens.
-    Latencies in milliseconds; `latency_count` counts the events that reported one.
+    Sums are signed: a row that takes an event back (`reversals` of them) subtracts what the event had added, so that
+    `requests` are events less those taken back. `status_class` is 2 for status codes below 400, else the hundreds digit
+    (4, 5). `total = request + response` tokens. Latencies in milliseconds; `latency_count` counts the events that
+    reported one.
     """
 
     subscription_id: UUID
@@ -165,6 +167,12 @@ class UsageDelta(Struct, omit_defaults=True, gc=False):
     latency_histogram: list[int] = []
     first_event_at: datetime | None = None
     last_event_at: datetime | None = None
+    reversals: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the log it sums up: each counts 1, or takes 1 back."""
+        return self.requests + 2 * self.reversals
 
 
 class ProviderDelta(Struct, omit_defaults=True, gc=False):
@@ -184,7 +192,10 @@ class ProviderDelta(Struct, omit_defaults=True, gc=False):
 
 
 class UsageRecorded(Struct, frozen=True):
-    """One committed batch of one source partition, pre-aggregated. `(batch_id, part)` is its identity."""
+    """One committed batch of one source partition, pre-aggregated. `(batch_id, part)` is its identity.
+
+    `event_count` counts the rows of the log behind it, reversals as well.
+    """
 
     batch_id: UUID
     part: int

@@ -78,7 +78,7 @@ class ProviderVerdicts:
 
 @dataclass(slots=True)
 class UsageSummaryRefresh:
-    """Keeps the materialized view llm_usage_summary up to date. It reads the whole log, so the larger that is, the more seldom."""
+    """Keeps the materialized view llm_usage_summary up to date. It reads the days that changed: the more that is, the more seldom."""
 
     pool: Pool
     _rest_until: float = 0.0

@@ -13,7 +13,7 @@ from shared.contracts import UsageRecorded
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
 
 MESSAGES = Counter("usage_aggregator_messages", "usage.recorded messages, by outcome: applied, duplicate.", ["outcome"])
-EVENTS = Counter("usage_aggregator_events", "Usage events that were added to summaries.")
+EVENTS = Counter("usage_aggregator_events", "Usage events that were added to summaries, or taken out of them again.")
 FOLD_DELTAS = Histogram(
     "usage_aggregator_fold_deltas",
     "Deltas that were folded into one transaction.",
@@ -35,7 +35,8 @@ EVENT_FRESHNESS = Histogram(
 )
 SUSPENSIONS = Counter("usage_aggregator_suspensions", "Reasons of suspension that quotas brought about.", ["reason"])
 REACTIVATIONS = Counter(
-    "usage_aggregator_reactivations", "Suspended subscriptions that a new quota period reactivated."
+    "usage_aggregator_reactivations",
+    "Suspended subscriptions that came back: by a new quota period, or because usage was taken back.",
 )
 RESETS = Counter("usage_aggregator_quota_resets", "Quota periods that were rolled.")
 THRESHOLDS = Counter("usage_aggregator_thresholds", "Alerts of a used percentage of a quota.", ["percent"])

@@ -30,7 +30,7 @@ ORDER BY id
 FOR NO KEY UPDATE;
 
 -- name: add_summaries
--- Adds figures to hour, day and month rows, histograms bucket by bucket. Rows come in the order in which all lock them.
+-- Adds figures, which usage that is taken back makes negative, to hour, day and month rows. Rows come in the order in which all lock them.
 INSERT INTO usage_summaries AS s (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
@@ -48,10 +48,7 @@ ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO
     cached_tokens = s.cached_tokens + excluded.cached_tokens,
     latency_sum_ms = s.latency_sum_ms + excluded.latency_sum_ms,
     latency_count = s.latency_count + excluded.latency_count,
-    latency_histogram = ARRAY(
-        SELECT b.had + b.more
-        FROM unnest(s.latency_histogram, excluded.latency_histogram) WITH ORDINALITY AS b (had, more, bucket)
-        ORDER BY b.bucket),
+    latency_histogram = add_histograms(s.latency_histogram, excluded.latency_histogram),
     updated_at = now();
 
 -- name: count_usage
@@ -112,10 +109,7 @@ ON CONFLICT (provider, minute, partition) DO UPDATE SET
     rate_limited_count = p.rate_limited_count + excluded.rate_limited_count,
     latency_sum_ms = p.latency_sum_ms + excluded.latency_sum_ms,
     latency_count = p.latency_count + excluded.latency_count,
-    latency_histogram = ARRAY(
-        SELECT b.had + b.more
-        FROM unnest(p.latency_histogram, excluded.latency_histogram) WITH ORDINALITY AS b (had, more, bucket)
-        ORDER BY b.bucket),
+    latency_histogram = add_histograms(p.latency_histogram, excluded.latency_histogram),
     last_success_at = greatest(p.last_success_at, excluded.last_success_at),
     last_failure_at = greatest(p.last_failure_at, excluded.last_failure_at),
     trailing_failures = excluded.trailing_failures

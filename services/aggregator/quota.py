@@ -190,5 +190,8 @@ def _exhausted(quotas: Sequence[int | None], used: Sequence[int]) -> frozenset[s
 
 
 def remaining(quota: int | None, used: int) -> int | None:
-    """Return what is left of a quota, never below zero; None where there is no limit."""
-    return None if quota is None else max(0, quota - used)
+    """Return what is left of a quota, never below zero; None where there is no limit.
+
+    Nor more than the quota, while usage that was taken back is applied before the usage itself.
+    """
+    return None if quota is None else max(0, quota - max(0, used))

@@ -86,7 +86,7 @@ async def _run(
             f"wrote {healed.summaries} summary rows and the counters of {healed.counters} subscriptions"
             + (f"; {len(healed.left_out)} subscriptions were left out" if healed.left_out else "")
         )
-    remains = rated_total or findings.left_out or (healed.left_out if healed else findings.total)
+    remains = rated_total or findings.left_out or findings.negative or (healed.left_out if healed else findings.total)
     return EXIT_DIFFERS if remains else 0
 
 
@@ -165,6 +165,13 @@ def _show(asked: Scope, findings: Findings, rated_total: int, rated: Any) -> Non
     counts += [f"{rated_total:,} rated key{'' if rated_total == 1 else 's'}"] if rated_total else []
     verdict = f"[bold red]{', '.join(counts)} differ[/]" if counts else "[green]nothing differs[/]"
     console.print(verdict, highlight=False)
+    for hour in findings.negative[:SHOWN]:
+        console.print(
+            f"[bold red]more was taken back than was used[/]: subscription {hour.subscription_id}, hour {hour.hour:%Y-%m-%d %H:%M}, "
+            f"{escape(hour.model_id or hour.tool_name)}: "
+            + ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in hour.figures.items() if value < 0),
+            highlight=False,
+        )
     if findings.left_out:
         console.print(
             f"[yellow]{len(findings.left_out)} subscriptions could not be judged[/]: the aggregator has applied a part of a "
@@ -220,5 +227,6 @@ def _document(asked: Scope, findings: Findings, rated_total: int, rated: Any, he
         "rated_differences": [{**d.key._asdict(), "rated": d.rated, "logged": d.logged} for d in rated],
         "archived": [f"{month:%Y-%m}" for month in findings.archived],
         "left_out": [str(id_) for id_ in findings.left_out],
+        "negative_hours": [asdict(hour) for hour in findings.negative],
         "written": None if healed is None else asdict(healed),
     }

@@ -12,7 +12,7 @@ import msgspec
 
 from services.ingest.announcement import announce_recorded
 from services.ingest.rows import UsageRow
-from shared.contracts import Origin, UsageRecorded, decode_recorded
+from shared.contracts import Origin, UsageDelta, UsageRecorded, decode_recorded
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction
 from tests.integration.billing_facts import usage
@@ -99,3 +99,50 @@ async def derived(pool: Pool) -> tuple[list[Any], list[Any]]:
     )
     counters = await pool.fetch("SELECT id, used_requests, used_tokens FROM subscriptions ORDER BY id")
     return [tuple(row) for row in summaries], [tuple(row) for row in counters]
+
+
+async def take_back(pool: Pool, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
+    """Commit a batch that takes back all that `messages` of one batch announced; return the messages that announce it."""
+    batch_id, original = uuid7(), messages[0].batch_id
+    async with transaction(pool) as connection:
+        rows = await connection.fetchval(TAKE_BACK, batch_id, original)
+        await connection.execute(
+            """WITH moved AS (
+                   UPDATE ingest_positions SET next_offset = next_offset + $2, inserted = inserted + $2
+                   WHERE partition = 0 RETURNING next_offset)
+               INSERT INTO usage_batches (batch_id, kind, cluster, topic, partition, epoch, first_offset, next_offset,
+                                          inserted, duplicates, quarantined, held, gaps, message_count)
+               SELECT $1, 'kafka', 'main', 'usage.events', 0, 0, next_offset - $2::bigint, next_offset, $2, 0, 0, 0, 0, $3 FROM moved""",
+            batch_id, rows, len(messages),
+        )  # fmt: skip
+    return [
+        msgspec.structs.replace(message, batch_id=batch_id, deltas=[reversal(d) for d in message.deltas], providers=[])
+        for message in messages
+    ]
+
+
+TAKE_BACK = """
+    WITH taken AS (
+        INSERT INTO usage_logs (created_at, id, subscription_id, api_key_id, batch_id, model_id, tool_name, provider, request_tokens,
+                                response_tokens, cached_tokens, latency_ms, status_code, power_level, byok, feature_type, source,
+                                request_id, quantity, corrects, corrected_at)
+        SELECT created_at, gen_random_uuid(), subscription_id, api_key_id, $1, model_id, tool_name, provider, -request_tokens,
+               -response_tokens, -cached_tokens, latency_ms, status_code, power_level, byok, feature_type, source,
+               gen_random_uuid()::text, -1, id, created_at
+        FROM usage_logs WHERE batch_id = $2
+        RETURNING 1)
+    SELECT count(*) FROM taken
+"""
+SUMS = (
+    "requests", "errors", "request_tokens", "response_tokens", "cached_tokens", "tokens_returned", "latency_sum_ms", "latency_count",
+)  # fmt: skip
+
+
+def reversal(delta: UsageDelta) -> UsageDelta:
+    """Return the delta of the rows that take back all rows of `delta`."""
+    return msgspec.structs.replace(
+        delta,
+        **{name: -getattr(delta, name) for name in SUMS},
+        latency_histogram=[-count for count in delta.latency_histogram],
+        reversals=delta.requests,
+    )

@@ -1,4 +1,4 @@
-"""provider_observations, provider_health and llm_usage_summary are kept true."""
+"""provider_observations and provider_health are kept true."""
 
 from __future__ import annotations
 
@@ -109,16 +109,3 @@ async def test_a_job_that_another_worker_is_at_is_left_to_it(database_pool: Pool
         assert await health(database_pool) == {}
     await verdicts()
     assert "openai" in await health(database_pool)
-
-
-async def test_the_usage_summary_is_refreshed(database_pool: Pool) -> None:
-    owner = await make_subscription(database_pool)
-    await database_pool.execute("SELECT ensure_usage_partition($1)", NOON)
-    await database_pool.execute(
-        """INSERT INTO usage_logs (created_at, id, subscription_id, batch_id, model_id, provider, request_tokens, source, request_id)
-           VALUES ($1, gen_random_uuid(), $2, gen_random_uuid(), 'gpt-4o', 'openai', 7, '/test', 'r-1')""",
-        NOON,
-        owner,
-    )
-    await UsageSummaryRefresh(database_pool)()
-    assert await database_pool.fetchval("SELECT count(*) FROM llm_usage_summary") == 1

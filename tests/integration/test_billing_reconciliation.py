@@ -58,7 +58,7 @@ async def test_messages_on_their_way_disturb_only_the_eventual_checks(sound: Poo
         customer = await make_customer(connection)
         await ingest(connection, [usage(customer.subscription_id)])
         found = await failing(connection)
-    assert set(found) == {"batches = billing inbox: messages", "batches = billing inbox: events"}
+    assert set(found) == {"batches = billing inbox: messages", "batches = billing inbox: rows"}
     assert all(check.eventual for check in found.values())
 
 
@@ -108,7 +108,7 @@ CORRUPTIONS = {
         "UPDATE usage_batches SET inserted = inserted + 1, duplicates = 0, next_offset = next_offset + 1 WHERE first_offset = 4",
         {
             "positions = batches: offsets", "positions = batches: inserted", "batches touch: edges", "batches = log: rows",
-            "batches = aggregator inbox: events",
+            "batches = aggregator inbox: rows",
         },
     ),
     "a batch of offsets is missing": (
@@ -147,7 +147,7 @@ CORRUPTIONS = {
     ),
     "billing missed a message": (
         "DELETE FROM billing_inbox WHERE batch_id = (SELECT batch_id FROM usage_batches WHERE first_offset = 0)",
-        {"batches = billing inbox: messages", "batches = billing inbox: events", "log = rated: requests"},
+        {"batches = billing inbox: messages", "batches = billing inbox: rows", "log = rated: requests"},
     ),
     "rated usage vanished": (
         "ALTER TABLE rated_usage DISABLE TRIGGER USER; DELETE FROM rated_usage WHERE invoice_line_id IS NOT NULL",
@@ -220,7 +220,7 @@ CORRUPTIONS = {
     ),
     "the aggregator missed a message": (
         "DELETE FROM aggregator_inbox WHERE batch_id = (SELECT batch_id FROM usage_batches WHERE first_offset = 0)",
-        {"batches = aggregator inbox: messages", "batches = aggregator inbox: events"},
+        {"batches = aggregator inbox: messages", "batches = aggregator inbox: rows"},
     ),
 }  # fmt: skip
 

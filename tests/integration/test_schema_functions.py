@@ -12,7 +12,7 @@ import pytest
 
 from services.billing.rating.rating import Factors, Price, PriceBook, Rated, rate
 from services.billing.rating.usage import Quantities, UsageKey
-from shared.contracts import LATENCY_BUCKETS_MS
+from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS
 from shared.ids import uuid7
 from shared.money import MINOR_UNITS, exact, minor_unit
 from shared.postgres import Connection
@@ -190,6 +190,13 @@ async def test_activity_is_summed_by_user(connection: Connection) -> None:
     )
 
 
+@covers("add_histograms")
+async def test_histograms_are_added_bucket_by_bucket(connection: Connection) -> None:
+    one, other = list(range(LATENCY_BUCKET_COUNT)), [-5, *[100] * (LATENCY_BUCKET_COUNT - 1)]
+    added = await connection.fetchval("SELECT add_histograms($1::bigint[], $2::bigint[])", one, other)
+    assert added == [a + b for a, b in zip(one, other, strict=True)]
+
+
 @covers("refresh_usage_summary")
 async def test_the_summary_of_requests_is_refreshed(connection: Connection) -> None:
     await make_model(connection)
@@ -198,6 +205,15 @@ async def test_the_summary_of_requests_is_refreshed(connection: Connection) -> N
     await log_usage(connection, id_, provider="openai", request_tokens=500, response_tokens=100, latency_ms=2_000)
     await log_usage(connection, id_, provider="openai", request_tokens=500, status_code=500)
     await log_usage(connection, id_, provider="openai", request_tokens=500, byok=True, power_level="eco")
+    await insert(  # by which it knows that the day changed
+        connection,
+        "usage_summaries",
+        subscription_id=id_,
+        period_type="day",
+        period_start=NOON.replace(hour=0),
+        model_id="gpt-4o",
+        latency_histogram=[0] * LATENCY_BUCKET_COUNT,
+    )
     await connection.execute("SELECT refresh_usage_summary()")
     row = await connection.fetchrow("SELECT * FROM llm_usage_summary WHERE model = 'gpt-4o'")
     assert (row["usage_date"], row["request_count"], row["error_count"], row["byok_count"]) == (NOON.date(), 3, 1, 1)

@@ -36,12 +36,24 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class NegativeHour:
+    """An hour, over by now, from which more was taken back than the log has: `figures` are those of the log."""
+
+    subscription_id: UUID
+    hour: datetime
+    model_id: str
+    tool_name: str
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What verification of a scope found.
 
     `differences` are the first of `counts` by kind. `subscriptions` are all that have one. `left_out` are subscriptions
     that could not be judged, because the aggregator has applied some messages of a batch of theirs and not the others. `archived`
-    are months that the log does not have.
+    are months that the log does not have. `negative` are the first hours that sum to less than nothing: stored and
+    recomputed may agree on them, but usage was taken back that the log does not have.
     """
 
     events: int
@@ -51,6 +63,7 @@ class Findings:
     subscriptions: Sequence[UUID] = ()
     left_out: Sequence[UUID] = ()
     archived: Sequence[datetime] = ()
+    negative: Sequence[NegativeHour] = ()
 
     @property
     def total(self) -> int:

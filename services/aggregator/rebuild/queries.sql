@@ -50,7 +50,7 @@ CREATE TEMPORARY TABLE rebuilt_summaries (LIKE usage_summaries INCLUDING DEFAULT
 
 -- name: recompute_hours
 -- What the log gives for each hour, from batches that the aggregator has applied whole: for exactly these the summaries stand.
--- Latency buckets ($6: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
+-- A row that takes an event back counts -1. Latency buckets ($6: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
 INSERT INTO rebuilt_summaries (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
@@ -60,7 +60,7 @@ WITH applied AS MATERIALIZED (
     WHERE i.messages >= b.message_count
 ), used AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
-           coalesce(tool_name, '') AS tool_name, status_code, request_tokens, response_tokens, cached_tokens, latency_ms,
+           coalesce(tool_name, '') AS tool_name, status_code, quantity, request_tokens, response_tokens, cached_tokens, latency_ms,
            width_bucket(latency_ms - 1, $6::integer[]) AS bucket
     FROM usage_logs
     WHERE created_at >= $1 AND created_at < $2
@@ -68,13 +68,15 @@ WITH applied AS MATERIALIZED (
       AND (cardinality($5::timestamptz[]) = 0 OR date_trunc('month', created_at, 'UTC') <> ALL($5))
       AND batch_id IN (SELECT batch_id FROM applied)
 )
-SELECT subscription_id, 'hour', hour, model_id, tool_name, count(*), count(*) FILTER (WHERE status_code >= 400),
+SELECT subscription_id, 'hour', hour, model_id, tool_name, sum(quantity), coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0),
        sum(request_tokens)::bigint, sum(response_tokens)::bigint, sum(cached_tokens)::bigint,
-       coalesce(sum(latency_ms), 0), count(latency_ms),
-       ARRAY[count(*) FILTER (WHERE bucket = 0), count(*) FILTER (WHERE bucket = 1), count(*) FILTER (WHERE bucket = 2),
-             count(*) FILTER (WHERE bucket = 3), count(*) FILTER (WHERE bucket = 4), count(*) FILTER (WHERE bucket = 5),
-             count(*) FILTER (WHERE bucket = 6), count(*) FILTER (WHERE bucket = 7), count(*) FILTER (WHERE bucket = 8),
-             count(*) FILTER (WHERE bucket = 9), count(*) FILTER (WHERE bucket = 10), count(*) FILTER (WHERE bucket = 11)]
+       coalesce(sum(latency_ms * quantity), 0), coalesce(sum(quantity) FILTER (WHERE latency_ms IS NOT NULL), 0),
+       ARRAY[coalesce(sum(quantity) FILTER (WHERE bucket = 0), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 1), 0),
+             coalesce(sum(quantity) FILTER (WHERE bucket = 2), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 3), 0),
+             coalesce(sum(quantity) FILTER (WHERE bucket = 4), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 5), 0),
+             coalesce(sum(quantity) FILTER (WHERE bucket = 6), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 7), 0),
+             coalesce(sum(quantity) FILTER (WHERE bucket = 8), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 9), 0),
+             coalesce(sum(quantity) FILTER (WHERE bucket = 10), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 11), 0)]
 FROM used
 GROUP BY subscription_id, hour, model_id, tool_name;
 
@@ -99,7 +101,7 @@ GROUP BY subscription_id, start, model_id, tool_name;
 ANALYZE rebuilt_summaries;
 
 -- name: count_events
--- How many events the shadow adds up.
+-- How many events the shadow adds up, less those that were taken back.
 SELECT coalesce(sum(request_count), 0)::bigint FROM rebuilt_summaries WHERE period_type = 'hour';
 
 -- name: create_differences
@@ -154,6 +156,20 @@ SELECT DISTINCT subscription_id FROM differing_summaries ORDER BY subscription_i
 SELECT period_type, subscription_id, period_start, model_id, tool_name, stored, recomputed
 FROM differing_summaries
 ORDER BY CASE period_type WHEN 'month' THEN 1 WHEN 'day' THEN 2 ELSE 3 END, subscription_id, period_start, model_id, tool_name
+LIMIT $1;
+
+-- name: negative_hours
+-- The first $1 hours of the shadow, over by now, from which more was taken back than was used. Of the present hour that may be so for
+-- a moment: a reversal can be applied before the event that it takes back.
+SELECT subscription_id, period_start, model_id, tool_name,
+       jsonb_build_object(
+           'requests', request_count, 'errors', error_count, 'request_tokens', request_tokens, 'response_tokens', response_tokens,
+           'cached_tokens', cached_tokens, 'latency_sum_ms', latency_sum_ms, 'latency_count', latency_count) AS figures
+FROM rebuilt_summaries
+WHERE period_type = 'hour' AND period_start < date_trunc('hour', now(), 'UTC')
+  AND (least(request_count, error_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count) < 0
+       OR greatest(error_count, latency_count) > request_count OR 0 > ANY (latency_histogram))
+ORDER BY subscription_id, period_start, model_id, tool_name
 LIMIT $1;
 
 -- name: differing_counters

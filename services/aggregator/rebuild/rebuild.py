@@ -75,6 +75,7 @@ async def _look(connection: Connection, scope: Scope) -> Findings:
             ),
             left_out=left_out,
             archived=archived,
+            negative=await store.negative_hours(connection, SHOWN),
         )
     finally:
         await transaction.rollback()

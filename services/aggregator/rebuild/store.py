@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.aggregator.rebuild.differences import Difference, Kind
+from services.aggregator.rebuild.differences import Difference, Kind, NegativeHour
 from services.aggregator.rebuild.scope import Scope
 from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS
 from shared.postgres import Connection
@@ -105,6 +105,15 @@ async def differing_subscriptions(connection: Connection) -> list[UUID]:
 async def first_differences(connection: Connection, limit: int) -> list[Difference]:
     """Return the first summary rows that differ, coarse before fine."""
     return [_difference(row) for row in await connection.fetch(_SQL["first_differences"], limit)]
+
+
+async def negative_hours(connection: Connection, limit: int) -> list[NegativeHour]:
+    """Return the first hours, over by now, that sum to less than nothing by the log."""
+    rows = await connection.fetch(_SQL["negative_hours"], limit)
+    return [
+        NegativeHour(subscription_id, hour, model_id, tool_name, json.loads(figures))
+        for subscription_id, hour, model_id, tool_name, figures in rows
+    ]
 
 
 async def differing_counters(connection: Connection, selected: Selection) -> list[Difference]:

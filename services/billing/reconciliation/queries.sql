@@ -60,14 +60,14 @@ SELECT 'edges' AS measure, count(*)::numeric AS left_value, count(*) FILTER (WHE
 FROM judged;
 
 -- name: batches_equal_log
--- Every batch left as many rows in the log, archived months included, as it says; no row is of a batch that does not exist.
+-- Every batch left as many rows in the log, archived months included, as it says (an amendment leaves two); no row is of a batch that does not exist.
 WITH log AS (
     SELECT batch_id, sum(rows) AS rows
     FROM (SELECT batch_id, count(*) AS rows FROM usage_logs GROUP BY batch_id UNION ALL SELECT batch_id, rows FROM archived_batches) l
     GROUP BY batch_id
 ),
 sides AS (
-    SELECT coalesce(b.batch_id, l.batch_id) AS batch_id, coalesce(b.inserted, 0) AS left_value, coalesce(l.rows, 0) AS right_value
+    SELECT coalesce(b.batch_id, l.batch_id) AS batch_id, coalesce(b.inserted + b.amended, 0) AS left_value, coalesce(l.rows, 0) AS right_value
     FROM usage_batches b FULL JOIN log l USING (batch_id)
 )
 SELECT 'rows' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
@@ -136,7 +136,7 @@ FROM used u LEFT JOIN subscriptions s ON s.id = u.subscription_id;
 WITH log AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS period_start,
            coalesce(model_id, '') AS model_id, coalesce(tool_name, '') AS tool_name,
-           count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors,
+           sum(quantity) AS requests, coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0) AS errors,
            sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
     FROM usage_logs
     WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM aggregator_inbox)
@@ -208,7 +208,7 @@ sides AS (
     FROM usage_batches b FULL JOIN inbox i USING (batch_id)
     CROSS JOIN LATERAL (VALUES
         (1, 'messages', coalesce(b.message_count, 0)::numeric, coalesce(i.messages, 0)::numeric),
-        (2, 'events', coalesce(b.inserted, 0)::numeric, coalesce(i.events, 0))) v (position, measure, left_value, right_value)
+        (2, 'rows', coalesce(b.inserted + b.amended, 0)::numeric, coalesce(i.events, 0))) v (position, measure, left_value, right_value)
 )
 SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
@@ -222,7 +222,7 @@ sides AS (
     FROM usage_batches b FULL JOIN inbox i USING (batch_id)
     CROSS JOIN LATERAL (VALUES
         (1, 'messages', coalesce(b.message_count, 0)::numeric, coalesce(i.messages, 0)::numeric),
-        (2, 'events', coalesce(b.inserted, 0)::numeric, coalesce(i.events, 0))) v (position, measure, left_value, right_value)
+        (2, 'rows', coalesce(b.inserted + b.amended, 0)::numeric, coalesce(i.events, 0))) v (position, measure, left_value, right_value)
 )
 SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
@@ -235,7 +235,7 @@ WITH log AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
            coalesce(tool_name, '') AS tool_name, coalesce(feature_type, '') AS feature_type, power_level, byok,
            CASE WHEN status_code < 400 THEN 2 ELSE status_code / 100 END AS status_class,
-           count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors,
+           sum(quantity) AS requests, coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0) AS errors,
            sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
     FROM usage_logs
     WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM billing_inbox)

@@ -44,7 +44,7 @@ STATEMENTS: Final = (
     Statement(
         "batches = log",
         "Every batch left exactly the rows in usage_logs that it counted.",
-        "batches.inserted",
+        "batches.inserted + amended",
         "rows of usage_logs",
         "batches_equal_log",
     ),

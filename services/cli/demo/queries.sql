@@ -39,7 +39,7 @@ SELECT (SELECT coalesce(sum(duplicates), 0) FROM usage_batches)::bigint AS dupli
 
 -- name: stored_usage
 -- What the log holds of the sources $1 (a LIKE pattern), by subscription.
-SELECT subscription_id::text AS subscription_id, count(*) AS requests, count(*) FILTER (WHERE status_code >= 400) AS errors,
+SELECT subscription_id::text AS subscription_id, sum(quantity) AS requests, coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0) AS errors,
        sum(request_tokens)::bigint AS request_tokens, sum(response_tokens)::bigint AS response_tokens,
        sum(cached_tokens)::bigint AS cached_tokens
 FROM usage_logs WHERE source LIKE $1 GROUP BY subscription_id;
