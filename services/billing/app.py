@@ -30,7 +30,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
     broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
     clock, outbox = SystemClock(), Outbox("billing_outbox")
     prices = Prices(settings.billing_byok_factor)
-    pending = Pending(settings.billing_credits_per_currency_unit, settings.billing_urgent_share)
+    pending = Pending({}, settings.billing_urgent_share)  # the rates are read before each settlement
     settling = Settling(pool, clock, outbox, pending)
     timer = Timer(pool, clock, all_jobs(settings, pool, clock), worker=settings.instance, observe=observe_run)
     consumer = ExactlyOnceConsumer(

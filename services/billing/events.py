@@ -12,9 +12,15 @@ from shared.outbox import Message
 
 CREDITS_LOW: Final = "tallystick.credits.low.v1"
 CREDITS_EXHAUSTED: Final = "tallystick.credits.exhausted.v1"
+CREDITS_TOPUP_REQUESTED: Final = "tallystick.credits.topup_requested.v1"
 INVOICE_ISSUED: Final = "tallystick.invoice.issued.v1"
 
-EventType = Literal["tallystick.credits.low.v1", "tallystick.credits.exhausted.v1", "tallystick.invoice.issued.v1"]
+EventType = Literal[
+    "tallystick.credits.low.v1",
+    "tallystick.credits.exhausted.v1",
+    "tallystick.credits.topup_requested.v1",
+    "tallystick.invoice.issued.v1",
+]
 
 
 def billing_event(kind: EventType, user_id: UUID, occurred_at: datetime, data: dict[str, Any]) -> Message:

@@ -44,6 +44,11 @@ DEBITED = Counter("usage_billing_debited_credits", "Credits that settlements too
 OWED = Counter(
     "usage_billing_owed_credits", "Credits that settlements booked as owed, because balances did not cover them."
 )
+RETURNED = Counter("usage_billing_returned_credits", "Credits that settlements gave back for usage that was voided.")
+UNCONVERTIBLE = Gauge(
+    "usage_billing_unconvertible_accounts",
+    "Accounts (by currency) whose prepaid usage waits, because its currency has no rate of credits: set one.",
+)
 OWED_NOW = Gauge("usage_billing_owed_credits_now", "Credits that all users owe at present.")
 OWING_USERS = Gauge("usage_billing_owing_users", "Users who owe credits at present.")
 
@@ -94,8 +99,9 @@ def count_settlements(settlements: Iterable[Settlement]) -> None:
     """Count committed settlements."""
     for settlement in settlements:
         SETTLEMENTS.inc()
-        DEBITED.inc(float(settlement.debited))
-        OWED.inc(float(settlement.owed))
+        DEBITED.inc(float(max(settlement.debited, 0)))
+        OWED.inc(float(max(settlement.owed, 0)))
+        RETURNED.inc(float(max(-settlement.credits, 0)))
 
 
 def report_reconciliation(finished_at: datetime, differing: Collection[str], under_way: Collection[str]) -> None:

@@ -35,11 +35,6 @@ class Settings(PipelineSettings):
         le=1,
         description="Settle at once when unsettled usage reaches this share of what is left of the credits.",
     )
-    billing_credits_per_currency_unit: Decimal = Field(
-        Decimal(10),
-        gt=0,
-        description="Credits that one unit of money is worth (the Starter pack: 100 credits for $10).",
-    )
     billing_outbox_seconds: float = Field(1.0, gt=0, description="How often to publish the billing.events that wait.")
     billing_close_periods: bool = Field(
         True, description="Whether to close each month by itself once its grace is over."

@@ -193,7 +193,10 @@ class Desk:
     def __post_init__(self) -> None:
         self.billing = with_role(self.pool, BILLING)
         self.settling = Settling(
-            self.billing, self.clock, Outbox("billing_outbox"), Pending(Decimal(10), urgent_share=Decimal("0.8"))
+            self.billing,
+            self.clock,
+            Outbox("billing_outbox"),
+            Pending({"USD": Decimal(10)}, urgent_share=Decimal("0.8")),
         )
         self.prices = Prices(Decimal(0))
         self.rate = RateRecorded(CLUSTER, self.clock, self.prices, self.settling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -10,9 +11,17 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from services.billing.credits.credits import Pending
 from shared.postgres import Pool
-from tests.integration.billing_facts import Customer, Desk, add_subscription, ingest, make_customer, make_price, usage
+from tests.integration.billing_facts import (
+    NOON,
+    Customer,
+    Desk,
+    add_subscription,
+    ingest,
+    make_customer,
+    make_price,
+    usage,
+)
 
 ONE_DOLLAR = 1000
 """Tokens that cost a dollar, ten credits, by the price of these tests."""
@@ -37,6 +46,15 @@ async def prepaid(desk: Desk, *, credit: int = 0, low: int | None = None) -> Cus
 
 async def top_up(desk: Desk, user_id: UUID, credit: int) -> None:
     await desk.pool.execute("SELECT add_user_credits($1, $2)", user_id, Decimal(credit))
+
+
+async def set_rate(pool: Pool, currency: str, at: datetime, credits_per_unit: str) -> None:
+    await pool.execute(
+        "INSERT INTO credit_rates (currency, valid_from, credits_per_unit) VALUES ($1, $2, $3)",
+        currency,
+        at,
+        Decimal(credits_per_unit),
+    )
 
 
 async def account(desk: Desk) -> tuple[Any, Any]:
@@ -199,9 +217,31 @@ async def test_postpaid_usage_is_not_settled(desk: Desk) -> None:
     assert await desk.settling.settle_all() == 0
 
 
-async def test_credits_are_worth_what_the_setting_says(desk: Desk) -> None:
-    desk.settling.pending = Pending(Decimal("2.5"), urgent_share=Decimal(1))
+async def test_credits_are_worth_what_the_rate_of_the_hour_of_usage_says(desk: Desk) -> None:
     customer = await prepaid(desk, credit=100)
-    await desk.use(usage(customer.subscription_id, request_tokens=3))
-    await desk.settling.settle_all()
-    assert await account(desk) == (Decimal("99.9925"), 0)
+    await set_rate(desk.pool, "USD", NOON, "2.5")
+    await desk.use(
+        usage(customer.subscription_id, request_tokens=ONE_DOLLAR, at=NOON),
+        usage(customer.subscription_id, request_tokens=ONE_DOLLAR, at=NOON - timedelta(hours=1)),
+    )
+    assert await desk.settling.settle_all() == 2
+    rates = await desk.fetch("SELECT credits_per_unit, amount FROM credit_settlements ORDER BY amount")
+    assert [tuple(row) for row in rates] == [(Decimal("2.5"), Decimal("2.5")), (10, 10)]
+    assert await account(desk) == (Decimal("87.5"), 0)
+    assert await desk.differing() == []
+
+
+async def test_usage_in_a_currency_without_a_rate_waits_and_is_told(desk: Desk) -> None:
+    customer, second = await prepaid(desk, credit=100), UUID(int=5)
+    await make_price(desk.pool, currency="CHF", per_1k=("2", "2", "2"))
+    await add_subscription(desk.pool, customer.user_id, second, billing_mode="prepaid", currency="CHF")
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR), usage(second, request_tokens=ONE_DOLLAR))
+    assert await desk.settling.settle_all() == 1
+    assert await desk.settling.settle_all() == 0
+    assert await account(desk) == (90, 0)
+    alerts = await desk.fetch("SELECT type, cause FROM billing_alerts")
+    assert [tuple(row) for row in alerts] == [("unrated_usage", "credit rate CHF")]
+    await set_rate(desk.pool, "CHF", NOON, "20")
+    assert await desk.settling.settle_all() == 1
+    assert await account(desk) == (50, 0)
+    assert await desk.differing() == []

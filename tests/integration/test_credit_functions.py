@@ -210,7 +210,7 @@ async def test_a_settlement_of_nothing_leaves_no_trace(connection: Connection) -
     assert (row["debited"], row["owed_added"], row["transaction_id"]) == (0, 0, None)
     assert await ledger(connection, user) == []
     async with refused(connection, "TS004"):
-        await settle(connection, user, -1, "window-2")
+        await settle(connection, user, "NaN", "window-2")
     async with refused(connection, "TS002", "needs an idempotency key"):
         await settle(connection, user, 1, "")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from services.billing.amounts import amount_text
@@ -16,16 +16,33 @@ from shared.money import exact
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user's credits: what is left, what is owed, below which balance to be alerted (None: never)."""
+    """A user's credits: what is left, what is owed, below which balance to be alerted, and to buy more (None: never)."""
 
     balance: Decimal
     owed: Decimal
     low_balance_threshold: Decimal | None = None
+    topup_threshold: Decimal | None = None
+
+    @property
+    def wants_topup(self) -> bool:
+        """Whether a package is to be bought by itself."""
+        return self.topup_threshold is not None and self.balance < self.topup_threshold
+
+
+class Due(NamedTuple):
+    """Whose usage in which currency waits to be settled, at which rate; None: its currency has no rate at that hour."""
+
+    user_id: UUID
+    currency: str
+    credits_per_unit: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Usage that a settlement pays: `rated_amount` in `currency`, of rated rows in `[window_start, window_end)`."""
+    """Usage that a settlement pays: `rated_amount` in `currency`, of rated rows in `[window_start, window_end)`.
+
+    `credits_per_unit` is the rate of the currency in the hours of that usage. Negative where more was voided than used.
+    """
 
     id: UUID
     user_id: UUID
@@ -34,11 +51,20 @@ class Claim:
     events: int
     window_start: datetime
     window_end: datetime
+    credits_per_unit: Decimal = Decimal(1)
+
+    @property
+    def credits(self) -> Decimal:
+        """What it costs in credits, exactly."""
+        return to_credits(self.rated_amount, self.credits_per_unit)
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of a claim: `credits` = `debited` from the balance + `owed` because the balance did not cover it."""
+    """What became of a claim: `credits` = `debited` from the balance + `owed` because the balance did not cover it.
+
+    All three are negative where usage is given back.
+    """
 
     claim: Claim
     credits: Decimal
@@ -87,10 +113,11 @@ def notices(before: Account, settlement: Settlement) -> list[Notice]:
 class Pending:
     """What this worker knows to be rated and not settled yet, by user, in credits: whose settlement must not wait.
 
-    An estimate, which other workers' usage adds to; what is settled is decided by the database.
+    An estimate by the `rates` of now, in credits for a unit of each currency, which other workers' usage adds to; what is settled
+    is decided by the database.
     """
 
-    credits_per_unit: Decimal
+    rates: Mapping[str, Decimal]
     urgent_share: Decimal
     _credits: dict[UUID, Decimal] = field(default_factory=dict)
 
@@ -105,7 +132,10 @@ class Pending:
                 if row.rated is None or row.payer.billing_mode != "prepaid":
                     continue
                 user_id, balance = row.payer.user_id, row.payer.balance
-                pending = self._credits.get(user_id, Decimal(0)) + row.rated.amount * self.credits_per_unit
+                rate = self.rates.get(row.rated.price.currency)
+                if rate is None:
+                    continue  # it waits for a rate
+                pending = self._credits.get(user_id, Decimal(0)) + row.rated.amount * rate
                 self._credits[user_id] = pending
                 if 0 < balance * self.urgent_share <= pending:
                     urgent[user_id] = None
@@ -118,3 +148,16 @@ class Pending:
         else:
             for user_id in users:
                 self._credits.pop(user_id, None)
+
+
+def rounds(claims: Sequence[Claim]) -> list[list[Claim]]:
+    """Return claims in rounds that name each user once: who used in several currencies, or at several rates, is in several."""
+    made: list[list[Claim]] = []
+    seen: dict[UUID, int] = {}
+    for claim in claims:
+        place = seen.get(claim.user_id, 0)
+        seen[claim.user_id] = place + 1
+        if place == len(made):
+            made.append([])
+        made[place].append(claim)
+    return made

@@ -13,8 +13,8 @@ import structlog
 
 from services.billing import metrics
 from services.billing.amounts import amount_text
-from services.billing.credits import store
-from services.billing.credits.credits import Notice, Pending, Settlement, notices
+from services.billing.credits import store, topups
+from services.billing.credits.credits import Due, Notice, Pending, Settlement, notices
 from services.billing.events import CREDITS_EXHAUSTED, CREDITS_LOW, EventType, billing_event
 from shared.clock import Clock
 from shared.outbox import Message, Outbox
@@ -49,37 +49,50 @@ class Settling:
     async def _settle(self, users: Sequence[UUID] | None) -> int:
         async with self._one_at_a_time:
             async with self.pool.acquire() as connection:
-                due = await store.unsettled(connection, users)
+                self.pending.rates = await store.rates(connection, self.clock.now())
+                found = await store.unsettled(connection, users)
+                due = await self._convertible(connection, found)
             chunks = [due[i : i + ACCOUNTS_AT_ONCE] for i in range(0, len(due), ACCOUNTS_AT_ONCE)]
             return sum([await self._settle_chunk(chunk) for chunk in chunks])
 
-    async def _settle_chunk(self, due: Sequence[tuple[UUID, str]]) -> int:
+    async def _convertible(self, connection: Connection, due: Sequence[Due]) -> list[Due]:
+        """Return what can be settled. Usage in a currency without a rate waits, and is told; it is never converted by another's."""
+        waiting = [one for one in due if one.credits_per_unit is None]
+        metrics.UNCONVERTIBLE.set(len(waiting))
+        if waiting:
+            log.error("credit_rate_missing", currencies=sorted({one.currency for one in waiting}), users=len(waiting))
+            await store.raise_unconvertible(connection, waiting)
+        return [one for one in due if one.credits_per_unit is not None]
+
+    async def _settle_chunk(self, due: Sequence[Due]) -> int:
         """Settle some accounts together; if that fails, each by itself, so that one cannot hold up the others."""
         try:
             async with transaction(self.pool) as connection:
                 settlements = await self._settle_due(connection, due)
         except asyncpg.PostgresError as error:
             if len(due) == 1:
-                log.warning("settlement_failed", user=str(due[0][0]), error=repr(error), then="it is tried again")
+                log.warning("settlement_failed", user=str(due[0].user_id), error=repr(error), then="it is tried again")
                 metrics.SETTLEMENT_FAILURES.inc()
                 return 0
             return sum([await self._settle_chunk([one]) for one in due])
         metrics.count_settlements(settlements)
         return len(settlements)
 
-    async def _settle_due(self, connection: Connection, due: Sequence[tuple[UUID, str]]) -> list[Settlement]:
+    async def _settle_due(self, connection: Connection, due: Sequence[Due]) -> list[Settlement]:
         await store.act_as_billing(connection)
-        accounts = await store.lock_accounts(connection, [user for user, _ in due])
+        accounts = await store.lock_accounts(connection, [one.user_id for one in due])
         claims = await store.claim(connection, due)
         if not claims:
             return []  # another worker was quicker
-        settlements = await store.settle(connection, claims, accounts, self.pending.credits_per_unit)
+        settlements = await store.settle(connection, claims, accounts)
         told: list[Notice] = []
         for settlement in settlements:
             told += notices(accounts[settlement.claim.user_id], settlement)
             accounts[settlement.claim.user_id] = settlement.account
         await store.raise_alerts(connection, told)
         await self.outbox.enqueue(connection, [self._announce(notice) for notice in told])
+        if low := [user for user, account in accounts.items() if account.wants_topup]:
+            await topups.request(connection, self.outbox, self.clock.now(), low)
         return settlements
 
     def _announce(self, notice: Notice) -> Message:

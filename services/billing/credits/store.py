@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from services.billing.credits.credits import Account, Claim, Notice, Settlement, to_credits
+from services.billing.credits.credits import Account, Claim, Due, Notice, Settlement, rounds
 from shared.ids import uuid7
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -19,52 +22,67 @@ async def act_as_billing(connection: Connection) -> None:
     await connection.execute(SQL["act_as_billing"])
 
 
-async def unsettled(connection: Connection, users: Sequence[UUID] | None = None) -> list[tuple[UUID, str]]:
-    """Return (user, currency) of prepaid usage that waits to be settled, sorted; of all users unless some are named."""
-    return [tuple(row) for row in await connection.fetch(SQL["unsettled"], users)]
+async def unsettled(connection: Connection, users: Sequence[UUID] | None = None) -> list[Due]:
+    """Return whose prepaid usage waits to be settled, sorted; of all users unless some are named."""
+    return [Due(*row) for row in await connection.fetch(SQL["unsettled"], users)]
+
+
+async def rates(connection: Connection, at: datetime) -> dict[str, Decimal]:
+    """Return how many credits a unit of each currency is worth at a time."""
+    return {row["currency"]: row["credits_per_unit"] for row in await connection.fetch(SQL["rates"], at)}
+
+
+async def raise_unconvertible(connection: Connection, due: Sequence[Due]) -> None:
+    """Tell users that usage in a currency without a rate waits, once for each currency."""
+    users, currencies = [d.user_id for d in due], [d.currency for d in due]
+    await connection.execute(SQL["raise_unconvertible"], [uuid7() for _ in due], users, currencies)
 
 
 async def lock_accounts(connection: Connection, users: Sequence[UUID]) -> dict[UUID, Account]:
     """Take users' credit accounts for this transaction, making those that are missing."""
     rows = await connection.fetch(SQL["lock_accounts"], users)
-    return {row["user_id"]: Account(row["balance"], row["owed"], row["low_balance_threshold"]) for row in rows}
+    return {user_id: Account(*account) for user_id, *account in rows}
 
 
-async def claim(connection: Connection, due: Sequence[tuple[UUID, str]]) -> list[Claim]:
-    """Tie the unsettled usage of (user, currency) pairs to new settlements, each with an id of its own."""
-    users, currencies = [user for user, _ in due], [currency for _, currency in due]
-    return [Claim(**row) for row in await connection.fetch(SQL["claim"], [uuid7() for _ in due], users, currencies)]
+async def claim(connection: Connection, due: Sequence[Due]) -> list[Claim]:
+    """Tie the unsettled usage of users, currencies and rates to new settlements, each with an id of its own."""
+    rows = await connection.fetch(
+        SQL["claim"],
+        [uuid7() for _ in due],
+        [d.user_id for d in due],
+        [d.currency for d in due],
+        [d.credits_per_unit for d in due],
+    )
+    return [Claim(**row) for row in rows]
 
 
-async def settle(
-    connection: Connection, claims: Sequence[Claim], accounts: Mapping[UUID, Account], credits_per_unit: Decimal
-) -> list[Settlement]:
-    """Post claims to the ledger and record the settlements: what the balance does not cover is owed and suspends."""
-    credits_of = {c.id: to_credits(c.rated_amount, credits_per_unit) for c in claims}
-    users = [c.user_id for c in claims]
-    posted = await connection.fetch(SQL["settle"], list(credits_of), users, list(credits_of.values()))
-    by_id = {row["id"]: row for row in posted}
-    settlements = [
-        Settlement(
-            c,
-            credits_of[c.id],
-            (row := by_id[c.id])["debited"],
-            row["owed_added"],
-            row["transaction_id"],
-            Account(row["new_balance"], row["total_owed"], accounts[c.user_id].low_balance_threshold),
+async def settle(connection: Connection, claims: Sequence[Claim], accounts: Mapping[UUID, Account]) -> list[Settlement]:
+    """Post claims to the ledger and record the settlements: what the balance does not cover is owed and suspends.
+
+    `accounts` are the users' as they are locked; each settlement has the account as it leaves it.
+    """
+    settlements: list[Settlement] = []
+    for together in rounds(claims):
+        rows = await connection.fetch(
+            SQL["settle"], [c.id for c in together], [c.user_id for c in together], [c.credits for c in together]
         )
-        for c in claims
-    ]
-    await _record(connection, settlements, credits_per_unit)
+        posted = {row["id"]: row for row in rows}
+        settlements += [_settlement(c, posted[c.id], accounts[c.user_id]) for c in together]
+    await _record(connection, settlements)
     return settlements
 
 
-async def _record(connection: Connection, settlements: Sequence[Settlement], credits_per_unit: Decimal) -> None:
+def _settlement(claim: Claim, posted: Mapping[str, Any], before: Account) -> Settlement:
+    after = replace(before, balance=posted["new_balance"], owed=posted["total_owed"])
+    return Settlement(claim, claim.credits, posted["debited"], posted["owed_added"], posted["transaction_id"], after)
+
+
+async def _record(connection: Connection, settlements: Sequence[Settlement]) -> None:
     claims = [s.claim for s in settlements]
     await connection.execute(
         SQL["record"],
         [c.id for c in claims], [c.user_id for c in claims], [c.window_start for c in claims], [c.window_end for c in claims],
-        [c.rated_amount for c in claims], [c.currency for c in claims], [credits_per_unit for _ in claims],
+        [c.rated_amount for c in claims], [c.currency for c in claims], [c.credits_per_unit for c in claims],
         [s.credits for s in settlements], [s.debited for s in settlements], [s.owed for s in settlements],
         [s.transaction_id for s in settlements],
     )  # fmt: skip

@@ -307,7 +307,7 @@ WITH entries AS (
     SELECT id AS transaction_id, user_id, -amount AS debited, owed_change AS owed FROM credit_transactions WHERE request ->> 'call' = 'settle'
 ), sides AS (
     SELECT coalesce('settlement ' || s.id, 'ledger entry ' || e.transaction_id) AS key, s.user_id <> e.user_id AS strange, v.*
-    FROM (SELECT * FROM credit_settlements WHERE amount > 0) s FULL JOIN entries e USING (transaction_id)
+    FROM (SELECT * FROM credit_settlements WHERE amount <> 0) s FULL JOIN entries e USING (transaction_id)
     CROSS JOIN LATERAL (VALUES
         (1, 'debited', coalesce(s.debited, 0), coalesce(e.debited, 0)),
         (2, 'owed', coalesce(s.owed, 0), coalesce(e.owed, 0))) v (position, measure, left_value, right_value)

@@ -29,7 +29,7 @@ def row(amount: str | None, *, balance: int, mode: str = "prepaid", user: UUID =
 
 
 def pending() -> Pending:
-    return Pending(Decimal(10), urgent_share=Decimal("0.8"))
+    return Pending({"USD": Decimal(10)}, urgent_share=Decimal("0.8"))
 
 
 def test_usage_is_urgent_once_it_nears_what_is_left() -> None:
