@@ -14,12 +14,20 @@ CREDITS_LOW: Final = "tallystick.credits.low.v1"
 CREDITS_EXHAUSTED: Final = "tallystick.credits.exhausted.v1"
 CREDITS_TOPUP_REQUESTED: Final = "tallystick.credits.topup_requested.v1"
 INVOICE_ISSUED: Final = "tallystick.invoice.issued.v1"
+INVOICE_PAID: Final = "tallystick.invoice.paid.v1"
+INVOICE_OVERDUE: Final = "tallystick.invoice.overdue.v1"
+PAYMENT_FAILED: Final = "tallystick.payment.failed.v1"
+PAYMENT_REFUNDED: Final = "tallystick.payment.refunded.v1"
 
 EventType = Literal[
     "tallystick.credits.low.v1",
     "tallystick.credits.exhausted.v1",
     "tallystick.credits.topup_requested.v1",
     "tallystick.invoice.issued.v1",
+    "tallystick.invoice.paid.v1",
+    "tallystick.invoice.overdue.v1",
+    "tallystick.payment.failed.v1",
+    "tallystick.payment.refunded.v1",
 ]
 
 
