@@ -12,7 +12,11 @@ from shared.contracts import UsageRecorded
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
 
-MESSAGES = Counter("usage_aggregator_messages", "usage.recorded messages, by outcome: applied, duplicate.", ["outcome"])
+MESSAGES = Counter(
+    "usage_aggregator_messages",
+    "usage.recorded messages, by outcome: applied, duplicate, orphaned (its batch is lost: the database went back in time).",
+    ["outcome"],
+)
 EVENTS = Counter("usage_aggregator_events", "Usage events that were added to summaries, or taken out of them again.")
 FOLD_DELTAS = Histogram(
     "usage_aggregator_fold_deltas",
@@ -51,16 +55,21 @@ PROVIDER_SUCCESS = Gauge(
     ["provider"],
 )
 
-for _outcome in ("applied", "duplicate"):
+for _outcome in ("applied", "duplicate", "orphaned"):
     MESSAGES.labels(_outcome)
 for _reason in ("quota_requests", "quota_tokens"):
     SUSPENSIONS.labels(_reason)
 
 
-def count_slice(applied: Sequence[UsageRecorded], duplicates: int, folded: Folded, now: datetime) -> None:
-    """Count a committed slice and observe how fresh it is."""
-    MESSAGES.labels("applied").inc(len(applied))
+def count_outcomes(*, applied: int, duplicates: int, orphaned: int) -> None:
+    """Count what became of the messages of a committed slice."""
+    MESSAGES.labels("applied").inc(applied)
     MESSAGES.labels("duplicate").inc(duplicates)
+    MESSAGES.labels("orphaned").inc(orphaned)
+
+
+def count_slice(applied: Sequence[UsageRecorded], folded: Folded, now: datetime) -> None:
+    """Count what a committed slice added and observe how fresh it is."""
     EVENTS.inc(folded.events)
     FOLD_DELTAS.observe(folded.deltas)
     for period, rows in folded.rows_by_period.items():

@@ -1,4 +1,4 @@
--- The SQL of the aggregator, in the order of a slice's story: what is new, whom it concerns, what it adds, where we stand;
+-- The SQL of the aggregator, in the order of a slice's story: what is new, whom it concerns, what it adds;
 -- then publication, and the work of the timers.
 --
 -- Locks are always taken in this order: position, inbox, subscriptions by id, summaries by key. Two aggregators that share
@@ -126,13 +126,6 @@ WITH stale AS (
     FOR NO KEY UPDATE OF k SKIP LOCKED
 )
 UPDATE api_keys k SET last_used_at = stale.used_at FROM stale WHERE k.id = stale.id;
-
--- name: advance_position
--- Moves the position past the slice, with the account of its offsets: the table's CHECK refuses a sum that is off.
--- The old position is compared once more: nobody can have moved it, since its row is locked.
-UPDATE aggregator_positions
-SET next_offset = $6, applied = applied + $7, duplicates = duplicates + $8, gaps = gaps + $9, updated_at = now()
-WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5;
 
 -- name: become_only_one
 -- Takes a named lock until the transaction ends, if nobody has it: work that one worker at a time has to do.

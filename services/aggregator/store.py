@@ -11,9 +11,7 @@ from services.aggregator.aggregation import SummaryRow, full
 from services.aggregator.health import Observation, ProviderHealth
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
 from shared.contracts import ProviderDelta, UsageRecorded
-from shared.errors import BrokenInvariant
 from shared.ids import uuid7
-from shared.positions import Position
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -102,19 +100,6 @@ async def touch_api_keys(connection: Connection, used_at: Mapping[UUID, datetime
     """Say when API keys were last used, to the minute."""
     if used_at:
         await connection.execute(_SQL["touch_api_keys"], list(used_at), list(used_at.values()))
-
-
-async def advance_position(
-    connection: Connection, cluster: str, at: Position, next_offset: int, *, applied: int, duplicates: int, gaps: int
-) -> None:
-    """Move the position on to `next_offset`. Raises `BrokenInvariant` if it is not where the slice began."""
-    moved = await connection.execute(
-        _SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, at.next_offset, next_offset, applied, duplicates, gaps
-    )  # fmt: skip
-    if moved != "UPDATE 1":
-        raise BrokenInvariant(
-            f"the position of {at.topic}[{at.partition}] was not at {at.next_offset} although its row was locked"
-        )
 
 
 # --- publication and timers ------------------------------------------------------------------------------------------

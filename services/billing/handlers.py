@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-
-import msgspec
-from aiokafka import ConsumerRecord
 
 from services.billing import metrics
 from services.billing.credits.settlement import Settling
@@ -22,10 +18,12 @@ from services.billing.rating.rating import RatedRow
 from services.billing.rating.usage import merge
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
-from shared.contracts import UsageRecorded, decode_recorded
-from shared.errors import BrokenInvariant
+from shared.contracts import UsageRecorded
 from shared.ids import uuid7
 from shared.postgres import Connection
+from shared.recorded import Recorded, decode, report_orphans
+
+RECORDED = Recorded("billing_positions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +41,30 @@ class RateRecorded:
 
         messages = [decode(record) for record in batch.records]
         await store.begin_run(connection, run_id, self.cluster, at, batch.next_offset)
-        new = await store.receive(connection, run_id, messages)
+        stored = await RECORDED.stored(connection, messages)
+        new = await store.receive(connection, run_id, stored)
         usage = merge(delta for message in new for delta in message.deltas)
 
         payers = await store.read_payers(connection, {key.subscription_id for key in usage})
         rated = await self.prices.rate(connection, usage, payers)
 
         await store.insert_rated(connection, run_id, rated)
-        duplicates = len(messages) - len(new)
-        await store.advance_position(
-            connection, self.cluster, at, batch.next_offset, applied=len(new), duplicates=duplicates, gaps=batch.gaps
+        duplicates, orphaned = len(stored) - len(new), len(messages) - len(stored)
+        await RECORDED.advance(
+            connection, self.cluster, batch, applied=len(new), duplicates=duplicates, orphaned=orphaned
         )
 
         metrics.SLICE_SECONDS.observe(perf_counter() - started)
-        return partial(self.committed, new, duplicates, rated)
 
-    async def committed(self, new: Sequence[UsageRecorded], duplicates: int, rated: Sequence[RatedRow]) -> None:
+        async def committed() -> None:
+            report_orphans(batch, messages, stored)
+            metrics.count_outcomes(rated=len(new), duplicates=duplicates, orphaned=orphaned)
+            await self.committed(new, rated)
+
+        return committed
+
+    async def committed(self, new: Sequence[UsageRecorded], rated: Sequence[RatedRow]) -> None:
         """After COMMIT: settle at once whose credits are nearly gone, count the rest. The timer settles everybody else."""
-        metrics.count_slice(new, duplicates, rated, self.clock.now())
+        metrics.count_slice(new, rated, self.clock.now())
         if urgent := self.settling.pending.add(rated):
             await self.settling.settle_now(urgent)
-
-
-def decode(record: ConsumerRecord[bytes, bytes]) -> UsageRecorded:
-    """Decode a message of our own making. One that cannot be decoded is a `BrokenInvariant`: nothing may be skipped."""
-    try:
-        return decode_recorded(record.value or b"")
-    except msgspec.MsgspecError as error:
-        raise BrokenInvariant(
-            f"{record.topic}[{record.partition}] offset {record.offset} is not a usage.recorded message ({error}): "
-            "nothing is rated until every worker runs one version, or the record is understood"
-        ) from error

@@ -16,11 +16,20 @@ from shared.contracts import UsageRecorded
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
 
-MESSAGES = Counter("usage_billing_messages", "usage.recorded messages, by outcome: rated, duplicate.", ["outcome"])
-EVENTS = Counter("usage_billing_events", "Usage events that were rated or held, by outcome: rated, held.", ["outcome"])
+MESSAGES = Counter(
+    "usage_billing_messages",
+    "usage.recorded messages, by outcome: rated, duplicate, orphaned (its batch is lost: the database went back in time).",
+    ["outcome"],
+)
+EVENTS = Counter("usage_billing_events", "Usage events, by outcome: rated, held, taken_back.", ["outcome"])
 DELTAS = Counter("usage_billing_deltas", "Deltas that were rated or held.")
 RATED_AMOUNT = Counter(
     "usage_billing_rated_amount", "Worth of rated usage, in its currency.", ["currency", "billing_mode"]
+)
+AMOUNT_TAKEN_BACK = Counter(
+    "usage_billing_taken_back_amount",
+    "Worth of usage that was rated and taken back, in its currency.",
+    ["currency", "billing_mode"],
 )
 SLICE_SECONDS = Histogram(
     "usage_billing_slice_seconds", "Time to decode, rate and store one slice, without its COMMIT.", buckets=_SECONDS
@@ -70,27 +79,37 @@ CHECK_DIFFERS = Gauge(
 )
 RECONCILED = Gauge("usage_billing_reconciled_timestamp_seconds", "When the last reconciliation ended, as Unix time.")
 
-for _outcome in ("rated", "duplicate"):
+for _outcome in ("rated", "duplicate", "orphaned"):
     MESSAGES.labels(_outcome)
-for _outcome in ("rated", "held"):
+for _outcome in ("rated", "held", "taken_back"):
     EVENTS.labels(_outcome)
 
 
-def count_slice(applied: Sequence[UsageRecorded], duplicates: int, rows: Sequence[RatedRow], now: datetime) -> None:
-    """Count a committed slice and observe how fresh it is."""
-    MESSAGES.labels("rated").inc(len(applied))
+def count_outcomes(*, rated: int, duplicates: int, orphaned: int) -> None:
+    """Count what became of the messages of a committed slice."""
+    MESSAGES.labels("rated").inc(rated)
     MESSAGES.labels("duplicate").inc(duplicates)
+    MESSAGES.labels("orphaned").inc(orphaned)
+
+
+def count_slice(applied: Sequence[UsageRecorded], rows: Sequence[RatedRow], now: datetime) -> None:
+    """Count what a committed slice was worth and observe how fresh it is. What is taken back counts by itself: counters only grow."""
     DELTAS.inc(sum(len(message.deltas) for message in applied))
-    events: dict[bool, int] = defaultdict(int)
+    events: dict[str, int] = defaultdict(int)
     worth: dict[tuple[str, str], float] = defaultdict(float)
+    back: dict[tuple[str, str], float] = defaultdict(float)
     for row in rows:
-        events[row.rated is not None] += row.used.requests
+        outcome = "taken_back" if row.used.requests < 0 else "held" if row.rated is None else "rated"
+        events[outcome] += abs(row.used.requests)
         if row.rated is not None:
-            worth[row.payer.currency, row.payer.billing_mode] += float(row.rated.amount)
-    EVENTS.labels("rated").inc(events[True])
-    EVENTS.labels("held").inc(events[False])
-    for (currency, billing_mode), amount in worth.items():
-        RATED_AMOUNT.labels(currency, billing_mode).inc(amount)
+            amounts = back if row.rated.amount < 0 else worth
+            amounts[row.payer.currency, row.payer.billing_mode] += abs(float(row.rated.amount))
+    for outcome, count in events.items():
+        EVENTS.labels(outcome).inc(count)
+    for labels, amount in worth.items():
+        RATED_AMOUNT.labels(*labels).inc(amount)
+    for labels, amount in back.items():
+        AMOUNT_TAKEN_BACK.labels(*labels).inc(amount)
     for message in applied:
         RECORDED_FRESHNESS.observe(max(0.0, (now - message.recorded_at).total_seconds()))
 

@@ -62,6 +62,12 @@ async def summed(pool: Pool, id_: UUID, period_type: str) -> dict[datetime, tupl
     return {row["period_start"]: (row["requests"], row["tokens"]) for row in rows}
 
 
+STORE_BATCH = """
+    INSERT INTO usage_batches (batch_id, kind, cluster, topic, partition, inserted, duplicates, quarantined, held, gaps, message_count)
+    VALUES ($1, 'held', 'main', 'usage.events', 0, $2, 0, 0, 0, 0, $3) ON CONFLICT DO NOTHING
+"""
+
+
 @dataclass
 class Aggregator:
     """One aggregator that owns one partition of usage.recorded, and has the rights of the aggregator's role."""
@@ -73,7 +79,7 @@ class Aggregator:
     wakes: int = 0
 
     def __post_init__(self) -> None:
-        self.pool = with_role(self.pool, AGGREGATOR)
+        self.owner, self.pool = self.pool, with_role(self.pool, AGGREGATOR)
         self.positions = Positions("aggregator_positions", cluster="main")
         self.counters = Counters(self.policy, Outbox("aggregator_outbox"))
         self.handler = ApplyRecorded("main", self.clock, self.counters, self.wake)
@@ -88,7 +94,11 @@ class Aggregator:
             return (await self.positions.create(connection, USAGE_RECORDED, self.partition, 0)).next_offset
 
     async def apply(self, *messages: UsageRecorded, skip: int = 0) -> None:
-        """Append messages to the partition, after `skip` offsets that hold none, and apply them as one slice."""
+        """Append messages to the partition, after `skip` offsets that hold none, and apply them as one slice.
+
+        Their batches are stored, if they are not yet, as ingest does before it announces them.
+        """
+        await self.owner.executemany(STORE_BATCH, [(m.batch_id, max(1, m.event_count), m.parts) for m in messages])
         await self.apply_values([encode(message) for message in messages], skip=skip)
 
     async def apply_values(self, values: Sequence[bytes | None], *, skip: int = 0) -> None:
@@ -102,8 +112,9 @@ class Aggregator:
         await after_commit()
 
     async def position(self) -> tuple[int, int, int, int]:
-        """Return next offset, applied, duplicates and gaps."""
+        """Return next offset, applied, duplicates and gaps; nothing was orphaned."""
         row = await self.pool.fetchrow("SELECT * FROM aggregator_positions WHERE partition = $1", self.partition)
+        assert row["orphaned"] == 0
         return row["next_offset"], row["applied"], row["duplicates"], row["gaps"]
 
 

@@ -36,12 +36,6 @@ ORDER BY batch_id, part
 ON CONFLICT (batch_id, part) DO NOTHING
 RETURNING batch_id, part;
 
--- name: advance_position
--- Moves the position from $5 to $6, past $7 applied and $8 repeated messages and $9 offsets that held none.
-UPDATE billing_positions
-SET next_offset = $6, applied = applied + $7, duplicates = duplicates + $8, gaps = gaps + $9, updated_at = now()
-WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5;
-
 -- name: lock_ratable
 -- Held usage, at most $1 rows, that has a price and a power level by now. SKIP LOCKED: two workers share the work.
 SELECT r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class,

@@ -134,19 +134,6 @@ def _records(run_id: UUID, rows: Sequence[RatedRow]) -> Iterator[tuple[Any, ...]
         )  # fmt: skip
 
 
-async def advance_position(
-    connection: Connection, cluster: str, at: Position, next_offset: int, *, applied: int, duplicates: int, gaps: int
-) -> None:
-    """Move the position on to `next_offset`. Raises `BrokenInvariant` if it is not where the slice began."""
-    moved = await connection.execute(
-        SQL["advance_position"], cluster, at.topic, at.partition, at.epoch, at.next_offset, next_offset, applied, duplicates, gaps
-    )  # fmt: skip
-    if moved != "UPDATE 1":
-        raise BrokenInvariant(
-            f"the position of {at.topic}[{at.partition}] was not at {at.next_offset} although its row was locked"
-        )
-
-
 async def lock_ratable(connection: Connection, limit: int) -> list[HeldRow]:
     """Take held usage that can be rated by now, at most `limit` rows."""
     return [_held_row(row) for row in await connection.fetch(SQL["lock_ratable"], limit)]

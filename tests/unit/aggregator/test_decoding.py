@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.aggregator.handlers import decode
+from services.aggregator.aggregation import check
 from shared.contracts import encode
 from shared.errors import BrokenInvariant
+from shared.recorded import decode
 from tests.unit.aggregator.facts import NOON, delta, record, recorded
 
 GOOD = encode(recorded(delta()))
@@ -14,7 +15,7 @@ GOOD = encode(recorded(delta()))
 
 def test_a_message_of_ours_is_decoded() -> None:
     message = recorded(delta(requests=3))
-    assert decode(record(encode(message))) == message
+    assert decode(record(encode(message)), check) == message
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_a_message_of_ours_is_decoded() -> None:
 def test_anything_else_halts_and_says_where(value: bytes | None) -> None:
     assert value != GOOD
     with pytest.raises(BrokenInvariant, match=r"usage\.recorded\[3\] offset 42 is not a usage\.recorded message"):
-        decode(record(value, partition=3, offset=42))
+        decode(record(value, partition=3, offset=42), check)
 
 
 def test_an_unknown_version_says_what_to_do() -> None:
