@@ -102,6 +102,23 @@ SELECT entity, entity, CASE entity WHEN 'default' THEN '' ELSE regexp_replace(en
 FROM (SELECT 'default' UNION SELECT entity FROM invoices UNION SELECT entity FROM invoice_numbers) AS known (entity);
 UPDATE legal_entities SET name = 'Your company' WHERE id = 'default';
 
+-- What is printed of either, as JSON: invoices keep it as it was when they were issued.
+CREATE FUNCTION party_of_entity(entity legal_entities) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_strip_nulls(to_jsonb(entity) - '{id,invoice_prefix,tax_rate,payment_days,late_usage,issue_zero_invoices,language,created_at,updated_at}'::text[])
+$$;
+
+COMMENT ON FUNCTION party_of_entity IS 'A legal entity as invoices print it.';
+
+CREATE FUNCTION party_of_customer(email text, full_name text, profile billing_profiles) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'name', coalesce(profile.name, full_name, email), 'contact', profile.contact, 'line1', profile.line1, 'line2', profile.line2,
+        'postal_code', profile.postal_code, 'city', profile.city, 'region', profile.region, 'country', profile.country,
+        'vat_id', profile.vat_id, 'email', coalesce(profile.email, party_of_customer.email), 'phone', profile.phone,
+        'buyer_reference', profile.buyer_reference))
+$$;
+
+COMMENT ON FUNCTION party_of_customer IS 'A customer as invoices print it: by its billing profile, else by its account.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Numbers
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -494,6 +511,21 @@ END $$;
 
 COMMENT ON FUNCTION protect_rated_usage IS 'Trigger: refuses what would change rated usage, but for being rated once, billed once, and given back by an invoice that is voided for rebilling (TS003).';
 COMMENT ON COLUMN rated_usage.invoice_line_id IS 'The invoice_lines (or credit_note_lines) row that bills it (postpaid). Both NULL: unbilled.';
+
+-- Usage that was taken back before it was billed sums to nothing, and needs no line: closing looks for that where there are corrections.
+CREATE INDEX idx_rated_usage_corrections ON rated_usage (user_id, hour)
+    WHERE billing_mode = 'postpaid' AND invoice_line_id IS NULL AND amount IS NOT NULL AND requests <= 0;
+
+-- What one price charges alike shares a line: of a model whatever the feature, else by tool and feature; usage from before the period by
+-- its month. Ids are made and used within one statement, so it matters to nobody that another version of Postgres may hash differently.
+CREATE FUNCTION usage_line_id(invoice_id uuid, r rated_usage, period_start timestamptz) RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT encode(int8send(hash_record_extended(key, 1)) || int8send(hash_record_extended(key, 2)), 'hex')::uuid
+    FROM (SELECT ROW(invoice_id, r.subscription_id, r.price_id, r.multiplier, r.model_id,
+                     CASE WHEN r.model_id = '' THEN r.tool_name END, CASE WHEN r.model_id = '' THEN r.feature_type END, r.power_level, r.byok,
+                     CASE WHEN r.hour < period_start THEN date_trunc('month', r.hour, 'UTC') END)) AS of (key)
+$$;
+
+COMMENT ON FUNCTION usage_line_id IS 'The id of the line of an invoice for this period that rated usage goes to.';
 
 CREATE VIEW usage_lines AS
 SELECT l.id, l.usage_line_id, l.component, l.description, l.subscription_id, l.price_id, l.currency, l.exact_amount, l.amount, l.event_count,

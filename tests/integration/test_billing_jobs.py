@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from services.billing.invoices.closing import Terms
 from services.billing.invoices.jobs import closing_job
+from services.billing.invoices.terms import Terms
 from services.billing.reconciliation.jobs import LastReconciliation, reconciliation_job
 from services.billing.reconciliation.statements import STATEMENTS
 from shared.clock import FixedClock

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -14,14 +13,18 @@ import asyncpg
 import structlog
 
 from services.billing import metrics
+from services.billing.credits.grants import apply_grants
+from services.billing.customer import Customer
 from services.billing.events import INVOICE_ISSUED, billing_event
 from services.billing.invoices import store
-from services.billing.invoices.fees import fees_due
-from services.billing.invoices.invoicing import Invoice, make_invoice
-from services.billing.invoices.lines import Fee, Line, fee_line, usage_lines
-from services.billing.invoices.store import Customer
+from services.billing.invoices.composing import claimed_since, compose
+from services.billing.invoices.invoicing import Invoice, balanced, exact_sum, make_invoice
+from services.billing.invoices.lines import Line, grant_line
+from services.billing.invoices.terms import CustomerTerms, Terms
+from services.billing.plans.due import charges_due, take_charges
 from shared.clock import Clock
 from shared.errors import BrokenInvariant, TallystickError
+from shared.money import round_money
 from shared.outbox import Message, Outbox
 from shared.period import Period
 from shared.postgres import Connection, Pool, transaction
@@ -32,21 +35,18 @@ CUSTOMERS_AT_ONCE = 50
 """Customers whose invoices are issued in one transaction."""
 LANES = 2
 """Transactions that issue invoices beside each other. They meet at the row of the number only, which each takes last."""
-NO_TAX = Decimal(0)
-
-Fees = Mapping[Customer, Sequence[Fee]]
 
 
 class PeriodStillOpen(TallystickError):
     """A period was to be closed before its end and grace have passed: late events are still expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms invoices are issued: by which legal entity, payable after how long."""
+class _ToBeDeferred(Exception):
+    """Invoices of these customers would be over nothing, and they want none: to be undone, and made again without them."""
 
-    entity: str = "default"
-    payment: timedelta = timedelta(days=14)
+    def __init__(self, customers: Collection[Customer]) -> None:
+        super().__init__(len(customers))
+        self.customers = customers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,15 @@ class IssuedInvoice:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What came of closing a period. A customer in `failures` has no invoice yet: close the period again."""
+    """What came of closing a period. A customer in `failures` has no invoice yet: close the period again.
+
+    One in `deferred` would have had an invoice over nothing, and wants none: what is on it waits for the next one.
+    """
 
     period: Period
     invoices: list[IssuedInvoice] = field(default_factory=list)
     failures: list[tuple[Customer, str]] = field(default_factory=list)
+    deferred: list[Customer] = field(default_factory=list)
 
 
 async def close_period(
@@ -79,7 +83,7 @@ async def close_period(
     only_user: UUID | None = None,
     terms: Terms | None = None,
 ) -> Closing:
-    """Invoice the postpaid usage and fees of `period`, for all customers or for one. A second run finds nothing left to do.
+    """Invoice the postpaid usage and charges of `period`, for all customers or for one. A second run finds nothing left to do.
 
     Usage from before the period that no invoice has is added as adjustments. Prepaid usage is not concerned: it is settled
     against credits. Raises `PeriodStillOpen` before `period.end + grace`. The customers' transactions are independent.
@@ -89,27 +93,38 @@ async def close_period(
             f"the period {period} cannot be closed before {(period.end + grace).isoformat()}: late events are still expected. "
             "Wait, or give a shorter grace"
         )
-    async with transaction(pool) as connection:
-        fees = await _fees(connection, period, only_user)
-        customers = sorted({*await store.customers_with_usage(connection, period, only_user), *fees})
+    terms = terms or Terms()
+    customers = await customers_of(pool, period, only_user, terms)
     closing = Closing(period)
-    run = _Run(pool, clock, period, terms or Terms(), fees, closing)
     chunks = [customers[i : i + CUSTOMERS_AT_ONCE] for i in range(0, len(customers), CUSTOMERS_AT_ONCE)]
-    await run.close_all(chunks)
+    await _Run(pool, clock, period, terms, closing).close_all(chunks)
     log.info("period_closed", period=str(period), invoices=len(closing.invoices), failures=len(closing.failures))
     return closing
 
 
-async def _fees(connection: Connection, period: Period, only_user: UUID | None) -> dict[Customer, list[Fee]]:
-    """Return the fees that fall due in the period and were not charged yet."""
-    terms = await store.fee_terms(connection, period, only_user)
-    due = [(Customer(t.user_id, t.currency), fee) for t in terms for fee in fees_due(t, period)]
-    charged = await store.charged_fees(connection, [fee for _, fee in due])
-    fees: dict[Customer, list[Fee]] = defaultdict(list)
-    for customer, fee in due:
-        if (fee.subscription_id, fee.period_start) not in charged:
-            fees[customer].append(fee)
-    return dict(fees)
+async def draft_period(
+    pool: Pool, period: Period, *, only_user: UUID | None = None, terms: Terms | None = None
+) -> list[UUID]:
+    """Begin the invoices of a period that has ended, empty, for everybody who will get one; closing fills and issues them.
+
+    What a draft comes to at present is its preview: late events go into it until the grace is over. Returns the drafts.
+    """
+    terms = terms or Terms()
+    drafts: list[UUID] = []
+    customers = await customers_of(pool, period, only_user, terms)
+    for start in range(0, len(customers), CUSTOMERS_AT_ONCE):
+        async with transaction(pool) as connection:
+            chunk = customers[start : start + CUSTOMERS_AT_ONCE]
+            drafts += await store.draft(connection, period, chunk, entity=terms.entity)
+    return drafts
+
+
+async def customers_of(pool: Pool, period: Period, only_user: UUID | None, terms: Terms) -> list[Customer]:
+    """Return who is to get an invoice for a period and has none, in the order in which everybody locks them."""
+    async with transaction(pool) as connection:
+        await store.require_entity(connection, terms.entity)
+        charges = await charges_due(connection, period, only_user)
+        return sorted({*await store.customers_with_usage(connection, period, only_user), *charges})
 
 
 @dataclass(slots=True)
@@ -120,7 +135,6 @@ class _Run:
     clock: Clock
     period: Period
     terms: Terms
-    fees: Fees
     closing: Closing
     outbox: Outbox = field(default_factory=lambda: Outbox("billing_outbox"))
 
@@ -139,6 +153,10 @@ class _Run:
         try:
             async with transaction(self.pool) as connection:
                 issued = await self._issue(connection, customers)
+        except _ToBeDeferred as deferred:
+            self.closing.deferred.extend(deferred.customers)
+            await self.close([customer for customer in customers if customer not in deferred.customers])
+            return
         except (asyncpg.PostgresError, BrokenInvariant) as error:
             if len(customers) > 1:
                 for customer in customers:
@@ -154,21 +172,27 @@ class _Run:
 
     async def _issue(self, connection: Connection, customers: Sequence[Customer]) -> list[IssuedInvoice]:
         """Draft, claim, write, issue, announce: all of it or nothing."""
+        if not customers:
+            return []
         now = self.clock.now()
         drafts = await store.draft(connection, self.period, customers, entity=self.terms.entity)
-        lines: dict[UUID, list[Line]] = {id_: [] for id_ in drafts}
-        for id_, customer in drafts.items():
-            lines[id_] += [fee_line(fee) for fee in self.fees.get(customer, ())]
-        for group in await store.claim(connection, self.period, drafts):
-            lines[group.invoice_id] += usage_lines(group, self.period)
-        await store.discard(connection, [id_ for id_, found in lines.items() if not found])
-        invoices = [make_invoice(id_, *drafts[id_], found, tax_rate=NO_TAX) for id_, found in lines.items() if found]
+        groups = await store.claim(connection, self.period, drafts)
+        charges = await take_charges(connection, self.period, list(drafts.values()), claimed_since(groups))
+        carried = await store.carried(connection, drafts.values())
+        terms = await store.customer_terms(connection, drafts.values(), self.terms)
+        lines = compose(self.period, drafts, groups, charges, carried)
+        await store.discard(connection, [id_ for id_ in drafts if id_ not in lines])
+        granted = await store.with_grants(connection, drafts.values())
+        for id_ in (id_ for id_ in lines if drafts[id_] in granted):
+            lines[id_] += await grants(connection, id_, drafts[id_], lines[id_], now)
+        invoices = [_invoice(id_, drafts[id_], found, terms) for id_, found in lines.items()]
+        unwanted = {drafts[i.id] for i in invoices if i.total == 0 and not terms[i.user_id].issue_zero_invoices}
+        if unwanted:
+            raise _ToBeDeferred(unwanted)
         await store.insert_lines(connection, invoices)
-        due = now + self.terms.payment
-        numbers = await store.issue(connection, invoices, issued_at=now, due_at=due, tax_rate=NO_TAX)
-        issued = [IssuedInvoice(i.id, numbers[i.id], i.user_id, i.currency, i.total, len(i.lines)) for i in invoices]
+        numbers = await store.issue(connection, invoices, terms, issued_at=now)
         await self.outbox.enqueue(connection, [self._announce(i, numbers[i.id]) for i in invoices])
-        return issued
+        return [IssuedInvoice(i.id, numbers[i.id], i.user_id, i.currency, i.total, len(i.lines)) for i in invoices]
 
     def _announce(self, invoice: Invoice, number: str) -> Message:
         data = {
@@ -180,3 +204,16 @@ class _Run:
             "period_end": self.period.end.isoformat(),
         }
         return billing_event(INVOICE_ISSUED, invoice.user_id, self.clock.now(), data)
+
+
+def _invoice(id_: UUID, customer: Customer, lines: Sequence[Line], terms: dict[UUID, CustomerTerms]) -> Invoice:
+    return make_invoice(id_, *customer, balanced(lines), tax=terms[customer.user_id].tax)
+
+
+async def grants(
+    connection: Connection, invoice_id: UUID, customer: Customer, lines: Iterable[Line], now: datetime
+) -> list[Line]:
+    """Use what was granted to a customer for an invoice with these lines; return the lines that take it off."""
+    net = round_money(exact_sum(lines), customer.currency)
+    applied = await apply_grants(connection, *customer, max(net, Decimal(0)), invoice_id, at=now)
+    return [grant_line(grant.name, grant.amount, grant.grant_id) for grant in applied]

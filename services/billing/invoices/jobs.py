@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.billing.beginning import first_rated
-from services.billing.invoices.closing import Terms, close_period
+from services.billing.invoices.closing import close_period
+from services.billing.invoices.terms import Terms
 from shared.clock import Clock
 from shared.jobs import Job, Monthly, Unfinished
 from shared.period import Period

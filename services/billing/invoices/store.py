@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
-from services.billing.invoices.fees import FeeTerms
+import msgspec
+
+from services.billing.customer import Customer
 from services.billing.invoices.invoicing import Invoice
-from services.billing.invoices.lines import Fee, UsageGroup
+from services.billing.invoices.lines import Line, UsageGroup, carried_in
+from services.billing.invoices.terms import CustomerTerms, Terms
+from shared.errors import ConfigurationError
 from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Connection
 from shared.sql import Queries
 
+__all__ = ["Customer"]
+
 SQL = Queries.load("services.billing.invoices")
-
-
-class Customer(NamedTuple):
-    """Who gets an invoice, in which currency: several currencies never mix in one."""
-
-    user_id: UUID
-    currency: str
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 async def customers_with_usage(connection: Connection, period: Period, only_user: UUID | None) -> list[Customer]:
@@ -33,43 +31,67 @@ async def customers_with_usage(connection: Connection, period: Period, only_user
     return [Customer(*row) for row in rows]
 
 
-async def fee_terms(connection: Connection, period: Period, only_user: UUID | None) -> list[FeeTerms]:
-    """Return what subscriptions that began before the period's end cost flat."""
-    return [FeeTerms(**row) for row in await connection.fetch(SQL["fee_terms"], period.end, only_user)]
+async def require_entity(connection: Connection, entity: str) -> None:
+    """Raise `ConfigurationError` unless there is such a legal entity."""
+    if not await connection.fetchval(SQL["entity_exists"], entity):
+        raise ConfigurationError(
+            f"there is no legal entity '{entity}': make it with `tallystick invoice entity {entity} --name …`"
+        )
 
 
-async def charged_fees(connection: Connection, fees: Sequence[Fee]) -> set[tuple[UUID, datetime]]:
-    """Return which fees were charged already, as (subscription, start of the interval)."""
-    subscriptions, starts = [fee.subscription_id for fee in fees], [fee.period_start for fee in fees]
-    return {tuple(row) for row in await connection.fetch(SQL["charged_fees"], subscriptions, starts)}
+async def customer_terms(
+    connection: Connection, customers: Collection[Customer], terms: Terms
+) -> dict[UUID, CustomerTerms]:
+    """Return on what terms each user is invoiced."""
+    users = list({customer.user_id for customer in customers})
+    rows = await connection.fetch(SQL["customer_terms"], users, terms.entity, terms.payment.days)
+    return {row["user_id"]: CustomerTerms(**row) for row in rows}
 
 
 async def draft(
     connection: Connection, period: Period, customers: Sequence[Customer], *, entity: str
 ) -> dict[UUID, Customer]:
-    """Begin the invoices of customers, in their order; those who have one for the period already are left out."""
-    rows = await connection.fetch(
-        SQL["draft"],
-        [uuid7() for _ in customers],
-        [customer.user_id for customer in customers],
-        [customer.currency for customer in customers],
-        period.start,
-        period.end,
-        "monthly" if period == Period.month_of(period.start) else "custom",
-        entity,
-    )
+    """Begin the invoices of customers, or take up drafts of theirs, for this transaction alone; who has an invoice is left out."""
+    users, currencies = [c.user_id for c in customers], [c.currency for c in customers]
+    kind = "monthly" if period == Period.month_of(period.start) else "custom"
+    ids = [uuid7() for _ in customers]
+    await connection.execute(SQL["draft"], ids, users, currencies, period.start, period.end, kind, entity)
+    rows = await connection.fetch(SQL["lock_drafts"], users, currencies, period.start, period.end)
     return {row["id"]: Customer(row["user_id"], row["currency"]) for row in rows}
 
 
 async def claim(connection: Connection, period: Period, drafts: Mapping[UUID, Customer]) -> list[UsageGroup]:
     """Tie all rated usage of the drafts' customers from before the period's end to lines; return what each line group comes to."""
+    return await _groups(connection, "claim", period, drafts)
+
+
+async def unbilled(connection: Connection, period: Period, drafts: Mapping[UUID, Customer]) -> list[UsageGroup]:
+    """Return what `claim` would, and change nothing."""
+    return await _groups(connection, "preview", period, drafts)
+
+
+async def _groups(
+    connection: Connection, query: str, period: Period, drafts: Mapping[UUID, Customer]
+) -> list[UsageGroup]:
     users, currencies = [c.user_id for c in drafts.values()], [c.currency for c in drafts.values()]
-    rows = await connection.fetch(SQL["claim"], list(drafts), users, currencies, period.start, period.end)
-    return [UsageGroup(**_whole_counts(row)) for row in rows]
+    rows = await connection.fetch(SQL[query], list(drafts), users, currencies, period.start, period.end)
+    return [UsageGroup(*row) for row in rows]
 
 
-def _whole_counts(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: int(v) if k.startswith("billed_") or k == "event_count" else v for k, v in row.items()}
+async def carried(connection: Connection, customers: Collection[Customer]) -> dict[Customer, list[Line]]:
+    """Return the lines that take off what earlier invoices of customers carried over."""
+    found: dict[Customer, list[Line]] = {}
+    users, currencies = [c.user_id for c in customers], [c.currency for c in customers]
+    for row in await connection.fetch(SQL["carried"], users, currencies):
+        customer = Customer(row["user_id"], row["currency"])
+        found.setdefault(customer, []).append(carried_in(row["line_id"], row["number"], row["exact_amount"]))
+    return found
+
+
+async def with_grants(connection: Connection, customers: Collection[Customer]) -> set[Customer]:
+    """Return which customers have money granted to them that is not used up."""
+    users, currencies = [c.user_id for c in customers], [c.currency for c in customers]
+    return {Customer(*row) for row in await connection.fetch(SQL["with_grants"], users, currencies)}
 
 
 async def insert_lines(connection: Connection, invoices: Sequence[Invoice]) -> None:
@@ -81,12 +103,13 @@ async def insert_lines(connection: Connection, invoices: Sequence[Invoice]) -> N
 
 def _line_records(invoice: Invoice) -> Iterator[tuple[Any, ...]]:
     """Yield the parameters of insert_lines, one line at a time."""
+    category, rate = invoice.line_tax.category, invoice.line_tax.rate
     for position, (line, amount) in enumerate(zip(invoice.lines, invoice.amounts, strict=True), start=1):
         yield (
-            line.id, invoice.id, position, line.kind, line.description, line.subscription_id, json.dumps(line.dimensions),
+            line.id, invoice.id, position, line.kind, line.description, line.subscription_id, _encode(line.dimensions).decode(),
             line.component, line.quantity, line.unit, line.unit_price, line.price_id, line.usage_line_id, line.exact_amount, amount,
             invoice.currency, line.event_count, line.first_event_at, line.last_event_at, line.checksum, line.period_start,
-            line.period_end,
+            line.period_end, line.charge_key, category, rate,
         )  # fmt: skip
 
 
@@ -97,12 +120,15 @@ async def discard(connection: Connection, drafts: Sequence[UUID]) -> None:
 
 
 async def issue(
-    connection: Connection, invoices: Sequence[Invoice], *, issued_at: datetime, due_at: datetime, tax_rate: Decimal
+    connection: Connection, invoices: Sequence[Invoice], terms: Mapping[UUID, CustomerTerms], *, issued_at: datetime
 ) -> dict[UUID, str]:
     """Issue invoices whose lines are written; return their numbers."""
+    of = [terms[invoice.user_id] for invoice in invoices]
     rows = await connection.fetch(
         SQL["issue"],
-        [i.id for i in invoices], [i.exact_subtotal for i in invoices], [i.subtotal for i in invoices], [i.tax for i in invoices],
-        [i.total for i in invoices], [i.items for i in invoices], issued_at, due_at, tax_rate,
+        [i.id for i in invoices], issued_at, [i.exact_subtotal for i in invoices], [i.subtotal for i in invoices],
+        [i.line_tax.rate for i in invoices], [i.tax for i in invoices], [i.total for i in invoices], [i.items for i in invoices],
+        [i.taxes_json for i in invoices], [t.entity for t in of], [t.seller for t in of], [t.buyer for t in of],
+        [t.language for t in of], [t.payment_days for t in of],
     )  # fmt: skip
     return {row["id"]: row["number"] for row in rows}

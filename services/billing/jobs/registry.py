@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from services.billing.invoices.closing import Terms
 from services.billing.invoices.jobs import closing_job
+from services.billing.invoices.terms import Terms
 from services.billing.reconciliation.jobs import reconciliation_job
 from shared.clock import Clock
 from shared.jobs import Job

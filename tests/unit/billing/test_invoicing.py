@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -13,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.invoices.invoicing import make_invoice
-from services.billing.invoices.lines import Fee, UsageGroup, fee_line, usage_lines
+from services.billing.invoices.lines import Line, UsageGroup, charge_line, usage_lines
+from services.billing.invoices.taxes import Tax
+from services.billing.plans.charge import Charge
 from services.billing.rating.rating import ONE_TOKEN_OF_1K
 from shared.errors import BrokenInvariant
 from shared.money import allocate, exact, minor_unit, round_money
@@ -24,10 +25,28 @@ SEPTEMBER = Period.parse_month("2026-09")
 GROUP = UsageGroup(
     invoice_id=UUID(int=1), line_id=UUID(int=2), subscription_id=UUID(int=3), price_id=UUID(int=4), model_id="gpt-4o", tool_name="",
     feature_type="chat", power_level="eco", byok=False, multiplier=Decimal("0.7"), period_start=OCTOBER.start, period_end=OCTOBER.end,
-    event_count=5, billed_requests=4, billed_input=1000, billed_cached_input=0, billed_output=200, price_per_request=Decimal("0.001"),
+    event_count=5, billed_requests=4, billed_input=1000, billed_cached_input=0, billed_output=200, billed_units=Decimal(0),
+    price_per_request=Decimal("0.001"),
     input_price_per_1k=Decimal("0.0025"), cached_input_price_per_1k=Decimal("0.001"), output_price_per_1k=Decimal("0.01"),
+    price_per_unit=Decimal(0), unit=None,
     amount=Decimal("0.00595"), first_event_at=OCTOBER.start, last_event_at=OCTOBER.start, checksum="77",
 )  # fmt: skip
+
+
+def basic(amount: str) -> Line:
+    charge = Charge(
+        UUID(int=3),
+        "fee",
+        "fee:3",
+        "Basic, from 1 October 2026",
+        Decimal(1),
+        "fee",
+        Decimal(amount),
+        Decimal(amount),
+        OCTOBER.start,
+        OCTOBER.end,
+    )
+    return charge_line(charge)
 
 
 def test_a_group_becomes_a_line_for_each_component_that_costs_something() -> None:
@@ -67,13 +86,12 @@ def test_quantities_that_do_not_give_what_was_rated_are_not_invoiced() -> None:
 
 def test_an_invoice_lists_fees_then_usage_then_adjustments_and_its_items_are_its_lines() -> None:
     late = replace(GROUP, line_id=UUID(int=9), period_start=SEPTEMBER.start, period_end=SEPTEMBER.end)
-    fee = fee_line(Fee(UUID(int=3), "Basic", Decimal(19), OCTOBER.start, OCTOBER.end))
+    fee = basic("19")
     invoice = make_invoice(
         UUID(int=1),
         UUID(int=5),
         "EUR",
         [*usage_lines(late, OCTOBER), *usage_lines(GROUP, OCTOBER), fee],
-        tax_rate=Decimal(0),
     )
     assert [line.kind for line in invoice.lines] == ["fee", *["usage"] * 3, *["adjustment"] * 3]
     items = msgspec.json.decode(invoice.items)
@@ -84,8 +102,8 @@ def test_an_invoice_lists_fees_then_usage_then_adjustments_and_its_items_are_its
 
 
 def test_tax_is_rounded_once_on_the_subtotal() -> None:
-    fee = fee_line(Fee(UUID(int=3), "Basic", Decimal("9.99"), OCTOBER.start, OCTOBER.end))
-    invoice = make_invoice(UUID(int=1), UUID(int=5), "EUR", [fee], tax_rate=Decimal("0.19"))
+    fee = basic("9.99")
+    invoice = make_invoice(UUID(int=1), UUID(int=5), "EUR", [fee], tax=Tax("S", Decimal("0.19")))
     assert (invoice.subtotal, invoice.tax, invoice.total) == (Decimal("9.99"), Decimal("1.90"), Decimal("11.89"))
 
 
@@ -119,7 +137,7 @@ def test_the_lines_of_a_group_sum_exactly_to_what_was_rated(group: UsageGroup) -
 @given(st.lists(groups(), min_size=1, max_size=6), st.sampled_from(["USD", "JPY", "KWD"]))
 def test_the_rounded_lines_of_an_invoice_sum_to_its_rounded_total(found: list[UsageGroup], currency: str) -> None:
     lines = [line for group in found for line in usage_lines(group, OCTOBER)]
-    invoice = make_invoice(UUID(int=1), UUID(int=2), currency, lines, tax_rate=Decimal(0))
+    invoice = make_invoice(UUID(int=1), UUID(int=2), currency, lines)
     with exact():
         assert sum(invoice.amounts, Decimal(0)) == invoice.total == round_money(invoice.exact_subtotal, currency)
         assert invoice.exact_subtotal == sum((group.amount for group in found), Decimal(0))
@@ -141,10 +159,3 @@ def test_allocating_moves_no_amount_by_a_whole_unit_and_keeps_the_sum(amounts: l
 def test_allocating_whole_units_changes_nothing(cents: list[int]) -> None:
     amounts = [Decimal(c).scaleb(-2) for c in cents]
     assert allocate(amounts, "USD") == amounts
-
-
-def test_a_fee_names_when_its_interval_begins() -> None:
-    start = datetime(2026, 10, 3, tzinfo=UTC)
-    assert (
-        fee_line(Fee(UUID(int=3), "Basic", Decimal(19), start, OCTOBER.end)).description == "Basic, from 3 October 2026"
-    )
