@@ -60,9 +60,60 @@ CREATE TRIGGER reprices_no_truncate BEFORE TRUNCATE ON reprices
 
 ALTER TABLE rating_runs
     ADD COLUMN reprice_id uuid REFERENCES reprices (id) ON DELETE RESTRICT,
-    ADD CONSTRAINT repriced_by_a_reprice CHECK (kind = 'reprice' OR reprice_id IS NULL);
+    ADD COLUMN takes_back boolean NOT NULL DEFAULT false,
+    ADD CONSTRAINT repriced_by_a_reprice CHECK (kind = 'reprice' OR (reprice_id IS NULL AND NOT takes_back));
+
+CREATE INDEX idx_rating_runs_reprice ON rating_runs (reprice_id) WHERE reprice_id IS NOT NULL;  -- from what was charged anew to what was taken back
 
 COMMENT ON COLUMN rating_runs.reprice_id IS 'The reprice that this run belongs to. Its rows come in pairs: what was rated is taken back, and rated by the new price.';
+COMMENT ON COLUMN rating_runs.takes_back IS 'Of a reprice: whether its rows take back what was rated, or charge it anew.';
+
+-- From an invoice line or a settlement to the runs that rated its events, whose batches have them. A row that live usage made is its
+-- own source. A row of a reprice stands for events that others have rated: those that the price which it takes back has rated,
+-- in the same hour and alike in everything; and if that price came by an earlier reprice, those behind what that one took back.
+CREATE FUNCTION rated_usage_sources(line uuid, settlement uuid) RETURNS TABLE (
+    takes_back boolean, price_id uuid, multiplier numeric, subscription_id uuid, hour timestamptz, model_id text, tool_name text,
+    feature_type text, power_level text, byok boolean, status_class smallint, rating_run_id uuid
+) LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE billed AS MATERIALIZED (
+        SELECT r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class, r.price_id,
+               r.multiplier, r.rating_run_id, g.kind, g.takes_back
+        FROM rated_usage r JOIN rating_runs g ON g.id = r.rating_run_id
+        WHERE (line IS NOT NULL AND r.invoice_line_id = line) OR (settlement IS NOT NULL AND r.settlement_id = settlement)
+    ), corrected AS (
+        SELECT b.takes_back, b.price_id, b.multiplier, b.subscription_id, b.hour, b.model_id, b.tool_name, b.feature_type, b.power_level,
+               b.byok, b.status_class, b.price_id AS rated_by
+        FROM billed b WHERE b.kind = 'reprice'
+        UNION
+        SELECT c.takes_back, c.price_id, c.multiplier, c.subscription_id, c.hour, c.model_id, c.tool_name, c.feature_type, c.power_level,
+               c.byok, c.status_class, back.price_id
+        FROM corrected c
+        JOIN rated_usage charge
+          ON (charge.subscription_id, charge.hour, charge.model_id, charge.tool_name, charge.feature_type, charge.power_level, charge.byok,
+              charge.status_class, charge.price_id, charge.multiplier)
+           = (c.subscription_id, c.hour, c.model_id, c.tool_name, c.feature_type, c.power_level, c.byok, c.status_class, c.rated_by, c.multiplier)
+        JOIN rating_runs charging ON charging.id = charge.rating_run_id AND charging.kind = 'reprice' AND NOT charging.takes_back
+        JOIN rating_runs backing ON backing.reprice_id = charging.reprice_id AND backing.takes_back
+        JOIN rated_usage back
+          ON (back.subscription_id, back.hour, back.model_id, back.tool_name, back.feature_type, back.power_level, back.byok,
+              back.status_class, back.rating_run_id, back.multiplier)
+           = (c.subscription_id, c.hour, c.model_id, c.tool_name, c.feature_type, c.power_level, c.byok, c.status_class, backing.id, c.multiplier)
+    )
+    SELECT false, b.price_id, b.multiplier, b.subscription_id, b.hour, b.model_id, b.tool_name, b.feature_type, b.power_level, b.byok,
+           b.status_class, b.rating_run_id
+    FROM billed b WHERE b.kind <> 'reprice'
+    UNION ALL
+    SELECT c.takes_back, c.price_id, c.multiplier, c.subscription_id, c.hour, c.model_id, c.tool_name, c.feature_type, c.power_level, c.byok,
+           c.status_class, r.rating_run_id
+    FROM corrected c
+    JOIN rated_usage r
+      ON (r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class, r.price_id, r.multiplier)
+       = (c.subscription_id, c.hour, c.model_id, c.tool_name, c.feature_type, c.power_level, c.byok, c.status_class, c.rated_by, c.multiplier)
+    JOIN rating_runs g ON g.id = r.rating_run_id AND g.kind <> 'reprice'
+    WHERE c.takes_back OR c.rated_by <> c.price_id  -- what is charged anew was rated by another price; what came later by this one is no part of it
+$$;
+
+COMMENT ON FUNCTION rated_usage_sources IS 'The rows of rated usage whose batches have the events behind a line or a settlement, the price that it charges them at, and whether it takes them back.';
 
 INSERT INTO role_rights (role, object, privilege, columns) VALUES
     ('tallystick_billing', 'price_book', 'SELECT', NULL),

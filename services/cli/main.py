@@ -28,6 +28,7 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
+    "explain": "services.cli.explain:explain",
     "reprice": "services.cli.reprice:reprice",
     "quarantine": "services.cli.quarantine:app",
     "held": "services.cli.held:app",
@@ -35,6 +36,8 @@ COMMANDS = {
     "rebuild": "services.cli.rebuild:rebuild",
     "partitions": "services.cli.partitions:app",
     "jobs": "services.cli.jobs:app",
+    "webhooks": "services.cli.webhooks:app",
+    "alerts": "services.cli.alerts:app",
     "schema": "services.cli.schema:app",
 }
 

@@ -46,7 +46,7 @@ async def test_every_line_of_an_invoice_is_explained_by_its_events(desk: Desk) -
         assert found.event_count == line["event_count"] == len(found.events)
         assert {event["subscription_id"] for event in found.events} == {sub}
         assert found.origins[0]["topic"] == "usage.events"
-        assert found.prices[0]["subject"] == "gpt-4o"
+        assert found.prices[0].price.subject == "gpt-4o"
 
 
 async def test_a_debit_is_explained_by_its_events(desk: Desk) -> None:

@@ -40,8 +40,9 @@ ELSEWHERE = {
     "test_schema_billing.py": """protect_model_price protect_rated_usage protect_issued_invoice protect_invoice_line invoice_period
         take_invoice_number complete_credit complete_billing_alert""",
     "test_schema_tenants.py": "app_current_user_id app_current_user_is_admin",
-    "test_billing_reprice.py": "turn_price_book",
+    "test_billing_reprice.py": "turn_price_book rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",
+    "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_roles.py": "apply_role_rights create_service_roles secure_functions readable_relations",
 }
 

@@ -1,5 +1,34 @@
-"""Provenance: from an invoice line or a debit back to the usage events behind it."""
+"""Provenance: from an invoice line, a debit or a summary back to the usage events behind it."""
 
-from services.billing.provenance.explain import Explanation, explain_debit, explain_line
+from services.billing.provenance.explain import (
+    NothingToExplain,
+    events_behind,
+    explain_debit,
+    explain_line,
+    is_line,
+    lines_of,
+)
+from services.billing.provenance.explanation import Explanation, PriceUsed
+from services.billing.provenance.summaries import (
+    SummaryExplanation,
+    SummaryName,
+    events_of,
+    explain_summary,
+    parse_summary,
+)
 
-__all__ = ["Explanation", "explain_debit", "explain_line"]
+__all__ = [
+    "Explanation",
+    "NothingToExplain",
+    "PriceUsed",
+    "SummaryExplanation",
+    "SummaryName",
+    "events_behind",
+    "events_of",
+    "explain_debit",
+    "explain_line",
+    "explain_summary",
+    "is_line",
+    "lines_of",
+    "parse_summary",
+]

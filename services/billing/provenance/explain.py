@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
 from services.billing.amounts import amount_text
-from services.billing.rating.rating import COMPONENTS
+from services.billing.provenance.explanation import Explanation, Recomputed, recompute
+from services.billing.rating.store import read_price_book
 from shared.errors import TallystickError
-from shared.money import exact
 from shared.postgres import Connection
 from shared.sql import Queries
 
 SQL: Final = Queries.load("services.billing.provenance")
 EVENTS_SHOWN: Final = 100
+SECONDS: Final = 600
+"""How long a question about a large line may take."""
 FORMULA: Final = (
     "(requests x price_per_request + (request_tokens - cached_tokens) x input_price_per_1k / 1000 "
     "+ cached_tokens x cached_input_price_per_1k / 1000 + response_tokens x output_price_per_1k / 1000) x multiplier"
@@ -28,117 +29,127 @@ class NothingToExplain(TallystickError):
     """There is no such line or debit, or it bills no usage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What is behind a line or a debit. `recomputed` is rated anew from the events and must be `stated`, to the last digit.
-
-    `problems` says loudly what does not agree. `events` are the first ones in order of time; `event_count` counts all.
-    """
-
-    kind: str
-    id: UUID
-    title: str
-    currency: str
-    stated: Decimal
-    recomputed: Decimal
-    event_count: int
-    first_event_at: datetime | None
-    last_event_at: datetime | None
-    formula: str
-    prices: Sequence[Mapping[str, Any]]
-    origins: Sequence[Mapping[str, Any]]
-    events: Sequence[Mapping[str, Any]]
-    problems: Sequence[str]
-
-    @property
-    def holds(self) -> bool:
-        """Whether the events give exactly what was billed."""
-        return not self.problems
-
-
 async def explain_line(connection: Connection, line_id: UUID, *, events_shown: int = EVENTS_SHOWN) -> Explanation:
     """Explain an invoice line of usage. Raises `NothingToExplain` for an unknown line, or for one that is not of usage."""
     line = await connection.fetchrow(SQL["line"], line_id)
-    if line is None or line["usage_line_id"] is None:
-        raise NothingToExplain(f"there is no invoice line {line_id} that bills usage: 'tallystick invoice' lists lines")
-    behind = _Behind(connection, line["usage_line_id"], None)
-    scope, events = await behind.read(events_shown)
-    recomputed = events[line["component"]]
-    problems = _disagreements(line["exact_amount"], recomputed, line["event_count"], scope, events)
-    if scope["checksum"] != line["checksum"]:
+    if line is None:
+        raise NothingToExplain(
+            f"there is no invoice line {line_id}: 'tallystick invoice show' lists the lines of an invoice"
+        )
+    if line["usage_line_id"] is None:
+        raise NothingToExplain(
+            f"line {line_id} of invoice {line['number']} ({line['description']}) is no usage by itself: it is a {line['kind']}"
+        )
+    behind = await Behind.read(connection, line=line["usage_line_id"])
+    found, stated = await behind.recompute(), line["exact_amount"]
+    recomputed = found.components[line["component"]]
+    problems = behind.disagreements(stated, recomputed, line["event_count"], found)
+    if behind.checksum != line["checksum"]:
         problems.append("the rated usage behind the line is not what it was when the line was made")
-    title = f"{line['description']}, invoice {line['number']}"
     return await behind.explanation(
-        events, problems, kind="line", id=line_id, title=title, currency=line["currency"], stated=line["exact_amount"],
-        recomputed=recomputed,
+        found, problems, events_shown, kind="line", id=line_id, title=f"{line['description']}, invoice {line['number']}",
+        currency=line["currency"], stated=stated, recomputed=recomputed,
     )  # fmt: skip
 
 
 async def explain_debit(
     connection: Connection, settlement_id: UUID, *, events_shown: int = EVENTS_SHOWN
 ) -> Explanation:
-    """Explain a settlement of prepaid usage. Raises `NothingToExplain` for an unknown one."""
+    """Explain a settlement of prepaid usage, named by its id or by that of its ledger entry. Raises `NothingToExplain`."""
     debit = await connection.fetchrow(SQL["debit"], settlement_id)
     if debit is None:
         raise NothingToExplain(
             f"there is no settlement {settlement_id}: the ledger names it in the metadata of its entry"
         )
-    behind = _Behind(connection, None, settlement_id)
-    scope, events = await behind.read(events_shown)
-    with exact():
-        recomputed = sum((events[component] for component in COMPONENTS), Decimal(0))
-    problems = _disagreements(debit["rated_amount"], recomputed, int(scope["events"]), scope, events)
+    behind = await Behind.read(connection, settlement=debit["id"])
+    found, stated = await behind.recompute(), debit["rated_amount"]
     title = (
         f"{amount_text(debit['debited'])} credits debited, {amount_text(debit['owed'])} owed, "
         f"at {amount_text(debit['credits_per_unit'])} for one {debit['currency']}"
     )
     return await behind.explanation(
-        events, problems, kind="debit", id=settlement_id, title=title, currency=debit["currency"], stated=debit["rated_amount"],
-        recomputed=recomputed,
+        found, behind.disagreements(stated, found.amount, behind.events, found), events_shown, kind="debit", id=debit["id"],
+        title=title, currency=debit["currency"], stated=stated, recomputed=found.amount,
     )  # fmt: skip
 
 
-def _disagreements(
-    stated: Decimal, recomputed: Decimal, stated_events: int, scope: Mapping[str, Any], events: Mapping[str, Any]
-) -> list[str]:
-    problems = []
-    if recomputed != stated:
-        problems.append(f"the events give {amount_text(recomputed)}, not {amount_text(stated)}")
-    if not events["events"] == scope["events"] == stated_events:
-        problems.append(
-            f"{stated_events} events are stated, {scope['events']} were rated, {events['events']} are in the log"
-        )
-    return problems
+async def events_behind(connection: Connection, explanation: Explanation) -> AsyncIterator[Mapping[str, Any]]:
+    """Yield every event behind a line or a debit, in order of time, without holding them all. Call it in a transaction."""
+    line = await connection.fetchrow(SQL["line"], explanation.id) if explanation.kind == "line" else None
+    ends = (line["usage_line_id"], None) if line else (None, explanation.id)
+    async for row in connection.cursor(SQL["events"], *ends, None, prefetch=5_000):
+        yield row
 
 
 @dataclass(slots=True)
-class _Behind:
-    """Reads what rated usage points to a line, or to a settlement."""
+class Behind:
+    """The rated usage that a line or a settlement bills."""
 
     connection: Connection
-    line_id: UUID | None
-    settlement_id: UUID | None
-    _where: tuple[Any, ...] = ()
-    _events: Sequence[Mapping[str, Any]] = ()
+    line: UUID | None
+    settlement: UUID | None
+    events: int
+    checksum: str
+    archived: Sequence[Any]
 
-    async def read(self, events_shown: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Return the scope of the rated usage, and the sums of the events found anew."""
-        ends = (self.line_id, self.settlement_id)
-        scope = await self.connection.fetchrow(SQL["scope"], *ends)
-        self._where = (*ends, scope["subscriptions"] or [], scope["first_hour"], scope["end_hour"])
-        self._events = await self.connection.fetch(SQL["events"], *self._where, events_shown)
-        return scope, await self.connection.fetchrow(SQL["recomputed"], *self._where)
+    @classmethod
+    async def read(cls, connection: Connection, *, line: UUID | None = None, settlement: UUID | None = None) -> Behind:
+        """Read what is rated."""
+        scope = await connection.fetchrow(SQL["scope"], line, settlement, timeout=SECONDS)
+        return cls(connection, line, settlement, int(scope["events"]), scope["checksum"], scope["archived"])
 
-    async def explanation(self, events: Mapping[str, Any], problems: Sequence[str], **stated: Any) -> Explanation:
-        ends = (self.line_id, self.settlement_id)
+    async def recompute(self) -> Recomputed:
+        """Rate the events anew, by the price versions that are frozen with the usage."""
+        sums = await self.connection.fetch(SQL["sums"], self.line, self.settlement, timeout=SECONDS)
+        book = await read_price_book(self.connection, Decimal(0))
+        return recompute(sums, {price.id: price for price in book.prices})
+
+    def disagreements(self, stated: Decimal, recomputed: Decimal, stated_events: int, found: Recomputed) -> list[str]:
+        """Say what the events do not confirm."""
+        if self.archived:
+            months = ", ".join(f"{month:%Y-%m}" for month in self.archived)
+            return [f"events of {months} are archived: 'tallystick partitions restore' them, then ask again"]
+        problems = []
+        if recomputed != stated:
+            problems.append(f"the events give {amount_text(recomputed)}, not {amount_text(stated)}")
+        if not found.events == self.events == stated_events:
+            problems.append(
+                f"{stated_events} events are stated, {self.events} were rated, {found.events} are in the log"
+            )
+        return problems
+
+    async def explanation(
+        self, found: Recomputed, problems: Sequence[str], events_shown: int, **stated: Any
+    ) -> Explanation:
+        """Read the rest, and put it all together."""
+        ends = (self.line, self.settlement)
         return Explanation(
-            event_count=events["events"],
-            first_event_at=events["first_event_at"],
-            last_event_at=events["last_event_at"],
+            event_count=found.events,
+            first_event_at=found.first_event_at,
+            last_event_at=found.last_event_at,
             formula=FORMULA,
-            prices=await self.connection.fetch(SQL["prices"], *ends),
-            origins=await self.connection.fetch(SQL["origins"], *ends),
-            events=self._events,
+            prices=found.prices,
+            origins=await self.connection.fetch(SQL["origins"], *ends, timeout=SECONDS),
+            events=await self.connection.fetch(SQL["events"], *ends, events_shown, timeout=SECONDS),
             problems=problems,
             **stated,
         )
+
+
+async def is_line(connection: Connection, id_: UUID) -> bool:
+    """Return whether an id is that of an invoice line."""
+    return await connection.fetchrow(SQL["line"], id_) is not None
+
+
+async def lines_of(connection: Connection, number: str, position: int | None) -> list[UUID]:
+    """Return the line at a position of an invoice, or all that bill usage. Raises `NothingToExplain` if there is none."""
+    if position is None:
+        lines = await connection.fetch(SQL["usage_lines"], number)
+    else:
+        lines = await connection.fetch(SQL["line_of_number"], number, position)
+    if not lines:
+        which = "line of usage" if position is None else f"line {position}"
+        raise NothingToExplain(
+            f"there is no invoice {number} with a {which}: 'tallystick invoice list' shows what there is"
+        )
+    return [line["id"] for line in lines]

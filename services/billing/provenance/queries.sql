@@ -1,80 +1,120 @@
--- The SQL of provenance: from a line or a debit to its rated usage, its batches and its events.
+-- The SQL of provenance: from a line or a debit to its rated usage, its batches and its events. $1 is a line, $2 a settlement: one of them.
 
 -- name: line
 -- An invoice line, and the line that its rated usage points to.
-SELECT l.id, l.usage_line_id, l.component, l.description, l.currency, l.exact_amount, l.amount, l.event_count, l.checksum, i.number
+SELECT l.id, l.kind, l.usage_line_id, l.component, l.description, l.currency, l.exact_amount, l.amount, l.event_count, l.checksum, i.number
 FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
 WHERE l.id = $1;
 
 -- name: debit
--- A settlement of prepaid usage.
+-- A settlement of prepaid usage, by its id or by that of its ledger entry.
 SELECT id, currency, rated_amount, amount, debited, owed, credits_per_unit, window_start, window_end, transaction_id
-FROM credit_settlements WHERE id = $1;
+FROM credit_settlements WHERE id = $1 OR transaction_id = $1;
+
+-- name: line_of_number
+-- The line at position $2 of the invoice with number $1.
+SELECT l.id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id WHERE i.number = $1 AND l.position = $2;
+
+-- name: usage_lines
+-- The lines of the invoice with number $1 that bill usage.
+SELECT l.id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
+WHERE i.number = $1 AND l.usage_line_id IS NOT NULL ORDER BY l.position;
 
 -- name: scope
--- Where the rated usage behind a line ($1) or a settlement ($2) lies: subscriptions and hours; its sum, its events and its digest now.
-SELECT array_agg(DISTINCT subscription_id) AS subscriptions, min(hour) AS first_hour, max(hour) + interval '1 hour' AS end_hour,
-       coalesce(sum(amount), 0) AS amount, coalesce(sum(requests), 0) AS events, coalesce(sum(rated_usage_digest(r)), 0)::text AS checksum,
-       count(*) AS rows
+-- The rated usage that it bills: its events and its digest now, and those of its months that are archived.
+SELECT coalesce(sum(requests), 0) AS events, coalesce(sum(rated_usage_digest(r)), 0)::text AS checksum,
+       coalesce(array_agg(DISTINCT date_trunc('month', r.hour, 'UTC'))
+                FILTER (WHERE date_trunc('month', r.hour, 'UTC') IN (SELECT month FROM archived_months)), '{}') AS archived
 FROM rated_usage r
 WHERE ($1::uuid IS NOT NULL AND invoice_line_id = $1) OR ($2::uuid IS NOT NULL AND settlement_id = $2);
 
--- name: prices
--- The price versions and factors behind it, with what each came to.
-SELECT p.id AS price_id, coalesce(p.model_id, p.tool_name, p.feature_type) AS subject, p.currency, p.valid_from, p.valid_to,
-       p.price_per_request, p.input_price_per_1k, p.cached_input_price_per_1k, p.output_price_per_1k, p.bill_errors,
-       trim_scale(r.multiplier) AS multiplier, sum(r.amount) AS amount, sum(r.requests) AS events
-FROM rated_usage r JOIN model_prices p ON p.id = r.price_id
-WHERE ($1::uuid IS NOT NULL AND r.invoice_line_id = $1) OR ($2::uuid IS NOT NULL AND r.settlement_id = $2)
-GROUP BY p.id, trim_scale(r.multiplier)
-ORDER BY p.valid_from, p.id, trim_scale(r.multiplier);
-
--- name: recomputed
--- The same from the events themselves ($3 subscriptions, [$4, $5) hours), rated anew by the frozen prices: sums by component.
-WITH behind AS MATERIALIZED (
-    SELECT DISTINCT i.batch_id, r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class,
-           r.price_id, r.multiplier
-    FROM rated_usage r JOIN billing_inbox i USING (rating_run_id)
-    WHERE ($1::uuid IS NOT NULL AND r.invoice_line_id = $1) OR ($2::uuid IS NOT NULL AND r.settlement_id = $2)
+-- name: sums
+-- What its events themselves sum to, by the price and factor that it bills them at.
+WITH sources AS MATERIALIZED (
+    SELECT s.*, i.batch_id FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id)
+), reach AS (
+    SELECT array_agg(DISTINCT subscription_id) AS subscriptions, min(hour) AS first_hour, max(hour) + interval '1 hour' AS end_hour FROM sources
 )
-SELECT count(*) AS events, min(l.created_at) AS first_event_at, max(l.created_at) AS last_event_at,
-       coalesce(sum(p.price_per_request * b.multiplier) FILTER (WHERE b.status_class = 2 OR p.bill_errors), 0) AS requests,
-       coalesce(sum((l.request_tokens - l.cached_tokens) * p.input_price_per_1k * 0.001 * b.multiplier)
-           FILTER (WHERE b.status_class = 2 OR p.bill_errors), 0) AS input,
-       coalesce(sum(l.cached_tokens * p.cached_input_price_per_1k * 0.001 * b.multiplier)
-           FILTER (WHERE b.status_class = 2 OR p.bill_errors), 0) AS cached_input,
-       coalesce(sum(l.response_tokens * p.output_price_per_1k * 0.001 * b.multiplier)
-           FILTER (WHERE b.status_class = 2 OR p.bill_errors), 0) AS output
+SELECT s.price_id, trim_scale(s.multiplier) AS multiplier, s.status_class,
+       coalesce(sum(s.sign * l.quantity), 0)::bigint AS requests,
+       coalesce(sum(s.sign * l.quantity) FILTER (WHERE l.status_code >= 400), 0)::bigint AS errors,
+       coalesce(sum(s.sign * l.request_tokens), 0)::bigint AS request_tokens, coalesce(sum(s.sign * l.response_tokens), 0)::bigint AS response_tokens,
+       coalesce(sum(s.sign * l.cached_tokens), 0)::bigint AS cached_tokens, coalesce(sum(s.sign * l.tokens_returned), 0)::bigint AS tokens_returned,
+       min(l.created_at) AS first_event_at, max(l.created_at) AS last_event_at
 FROM usage_logs l
-JOIN behind b ON b.batch_id = l.batch_id AND b.subscription_id = l.subscription_id AND b.hour = date_trunc('hour', l.created_at, 'UTC')
- AND b.model_id = coalesce(l.model_id, '') AND b.tool_name = coalesce(l.tool_name, '') AND b.feature_type = coalesce(l.feature_type, '')
- AND b.power_level = l.power_level AND b.byok = l.byok AND b.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
-JOIN model_prices p ON p.id = b.price_id
-WHERE l.subscription_id = ANY($3::uuid[]) AND l.created_at >= $4 AND l.created_at < $5;
+JOIN (SELECT sources.*, CASE WHEN takes_back THEN -1 ELSE 1 END AS sign FROM sources) s
+  ON s.batch_id = l.batch_id AND s.subscription_id = l.subscription_id AND s.hour = date_trunc('hour', l.created_at, 'UTC')
+ AND s.model_id = coalesce(l.model_id, '') AND s.tool_name = coalesce(l.tool_name, '') AND s.feature_type = coalesce(l.feature_type, '')
+ AND s.power_level = l.power_level AND s.byok = l.byok AND s.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
+WHERE l.subscription_id = ANY((SELECT subscriptions FROM reach)::uuid[])
+  AND l.created_at >= (SELECT first_hour FROM reach) AND l.created_at < (SELECT end_hour FROM reach)
+GROUP BY s.price_id, trim_scale(s.multiplier), s.status_class;
 
 -- name: events
--- The events themselves, at most $6, in the order in which they happened.
-WITH behind AS MATERIALIZED (
-    SELECT DISTINCT i.batch_id, r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok, r.status_class
-    FROM rated_usage r JOIN billing_inbox i USING (rating_run_id)
-    WHERE ($1::uuid IS NOT NULL AND r.invoice_line_id = $1) OR ($2::uuid IS NOT NULL AND r.settlement_id = $2)
+-- The events themselves, at most $3 (NULL: all), in the order in which they happened; sign is -1 for one that is taken back.
+WITH sources AS MATERIALIZED (
+    SELECT s.*, i.batch_id FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id)
+), reach AS (
+    SELECT array_agg(DISTINCT subscription_id) AS subscriptions, min(hour) AS first_hour, max(hour) + interval '1 hour' AS end_hour FROM sources
 )
 SELECT l.created_at, l.id, l.source, l.request_id, l.subscription_id, l.api_key_id, l.model_id, l.tool_name, l.feature_type, l.power_level,
-       l.byok, l.status_code, l.request_tokens, l.cached_tokens, l.response_tokens, l.batch_id
+       l.byok, l.status_code, l.request_tokens, l.cached_tokens, l.response_tokens, l.batch_id,
+       CASE WHEN s.takes_back THEN -1 ELSE 1 END * l.quantity AS sign, s.price_id, trim_scale(s.multiplier) AS multiplier
 FROM usage_logs l
-JOIN behind b ON b.batch_id = l.batch_id AND b.subscription_id = l.subscription_id AND b.hour = date_trunc('hour', l.created_at, 'UTC')
- AND b.model_id = coalesce(l.model_id, '') AND b.tool_name = coalesce(l.tool_name, '') AND b.feature_type = coalesce(l.feature_type, '')
- AND b.power_level = l.power_level AND b.byok = l.byok AND b.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
-WHERE l.subscription_id = ANY($3::uuid[]) AND l.created_at >= $4 AND l.created_at < $5
-ORDER BY l.created_at, l.id
-LIMIT $6;
+JOIN sources s
+  ON s.batch_id = l.batch_id AND s.subscription_id = l.subscription_id AND s.hour = date_trunc('hour', l.created_at, 'UTC')
+ AND s.model_id = coalesce(l.model_id, '') AND s.tool_name = coalesce(l.tool_name, '') AND s.feature_type = coalesce(l.feature_type, '')
+ AND s.power_level = l.power_level AND s.byok = l.byok AND s.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
+WHERE l.subscription_id = ANY((SELECT subscriptions FROM reach)::uuid[])
+  AND l.created_at >= (SELECT first_hour FROM reach) AND l.created_at < (SELECT end_hour FROM reach)
+ORDER BY l.created_at, l.id, s.takes_back
+LIMIT $3;
 
 -- name: origins
 -- The ranges of broker offsets that its batches came from.
 SELECT b.cluster, b.topic, b.partition, b.epoch, min(b.first_offset) AS first_offset, max(b.next_offset) AS next_offset, count(*) AS batches
 FROM usage_batches b
-WHERE b.batch_id IN (
-    SELECT i.batch_id FROM rated_usage r JOIN billing_inbox i USING (rating_run_id)
-    WHERE ($1::uuid IS NOT NULL AND r.invoice_line_id = $1) OR ($2::uuid IS NOT NULL AND r.settlement_id = $2))
+WHERE b.batch_id IN (SELECT i.batch_id FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id))
 GROUP BY b.cluster, b.topic, b.partition, b.epoch
 ORDER BY b.topic, b.partition, b.epoch;
+
+-- name: summary
+-- A summary ($1 subscription, $2 hour, day or month, $3 its start, $4 model, $5 tool), as it is stored.
+SELECT request_count, error_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count
+FROM usage_summaries
+WHERE subscription_id = $1 AND period_type = $2 AND period_start = $3 AND model_id = $4 AND tool_name = $5;
+
+-- name: summaries
+-- Which models and tools a subscription ($1) used in a period ($2, $3).
+SELECT model_id, tool_name FROM usage_summaries WHERE subscription_id = $1 AND period_type = $2 AND period_start = $3 ORDER BY 1, 2;
+
+-- name: summarised
+-- The same from the log: event times from $2 up to $3 of subscription $1, model $4, tool $5.
+SELECT coalesce(sum(quantity), 0)::bigint AS request_count, coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0)::bigint AS error_count,
+       coalesce(sum(request_tokens), 0)::bigint AS request_tokens, coalesce(sum(response_tokens), 0)::bigint AS response_tokens,
+       coalesce(sum(cached_tokens), 0)::bigint AS cached_tokens, coalesce(sum(quantity * latency_ms), 0)::bigint AS latency_sum_ms,
+       coalesce(sum(quantity) FILTER (WHERE latency_ms IS NOT NULL), 0)::bigint AS latency_count, count(*) AS rows
+FROM usage_logs
+WHERE subscription_id = $1 AND created_at >= $2 AND created_at < $3 AND coalesce(model_id, '') = $4 AND coalesce(tool_name, '') = $5;
+
+-- name: summarised_events
+-- The events of a summary, at most $6 (NULL: all), in the order in which they happened.
+SELECT created_at, id, source, request_id, subscription_id, api_key_id, model_id, tool_name, feature_type, power_level, byok, status_code,
+       request_tokens, cached_tokens, response_tokens, batch_id, quantity::integer AS sign
+FROM usage_logs
+WHERE subscription_id = $1 AND created_at >= $2 AND created_at < $3 AND coalesce(model_id, '') = $4 AND coalesce(tool_name, '') = $5
+ORDER BY created_at, id
+LIMIT $6;
+
+-- name: summarised_origins
+-- The ranges of broker offsets that the events of a summary came from.
+SELECT b.cluster, b.topic, b.partition, b.epoch, min(b.first_offset) AS first_offset, max(b.next_offset) AS next_offset, count(*) AS batches
+FROM usage_batches b
+WHERE b.batch_id IN (SELECT batch_id FROM usage_logs
+                     WHERE subscription_id = $1 AND created_at >= $2 AND created_at < $3 AND coalesce(model_id, '') = $4 AND coalesce(tool_name, '') = $5)
+GROUP BY b.cluster, b.topic, b.partition, b.epoch
+ORDER BY b.topic, b.partition, b.epoch;
+
+-- name: archived
+-- Whether the months that hold [$1, $2) are archived: those that are.
+SELECT month FROM archived_months WHERE month >= date_trunc('month', $1::timestamptz, 'UTC') AND month < $2::timestamptz ORDER BY month;

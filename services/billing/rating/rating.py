@@ -179,10 +179,18 @@ def rate(key: UsageKey, used: Quantities, currency: str, book: PriceBook) -> Rat
 def amount(key: UsageKey, used: Quantities, price: Price, multiplier: Decimal) -> Decimal:
     """Return the exact price of a key's usage: quantity times unit price times factor, summed over the components."""
     with exact():
-        base = sum(
-            (price.unit_price(c) * billed_quantity(c, used, key.status_class, price) for c in COMPONENTS), Decimal(0)
-        )
-        return base * multiplier
+        return sum(component_amounts(used, key.status_class, price, multiplier).values(), Decimal(0))
+
+
+def component_amounts(
+    used: Quantities, status_class: int, price: Price, multiplier: Decimal
+) -> dict[Component, Decimal]:
+    """Return the exact price of usage of one status class by component: quantity times unit price times factor."""
+    with exact():
+        return {
+            component: price.unit_price(component) * billed_quantity(component, used, status_class, price) * multiplier
+            for component in COMPONENTS
+        }
 
 
 def cost(key: UsageKey, used: Quantities, price: Price) -> Decimal | None:

@@ -49,6 +49,11 @@ class Quantities:
         self.first_event_at = _earlier(self.first_event_at, delta.first_event_at)
         self.last_event_at = _later(self.last_event_at, delta.last_event_at)
 
+    def widen(self, other: Quantities) -> None:
+        """Let the span between the first and the last event hold that of others, too."""
+        self.first_event_at = _earlier(self.first_event_at, other.first_event_at)
+        self.last_event_at = _later(self.last_event_at, other.last_event_at)
+
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     return min(one, other) if one and other else one or other

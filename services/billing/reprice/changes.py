@@ -132,24 +132,32 @@ def changes(rerated: Iterable[Rerated]) -> list[Change]:
     return [Change(*line, int(events), before, after) for line, (events, before, after) in sorted(sums.items())]
 
 
-def corrections(rerated: Iterable[Rerated]) -> list[list[RatedRow]]:
-    """Return the rows that correct what is rerated, by run: each run has at most one row of a key.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of one rating run: it has at most one of each key. All take back what was rated, or all charge anew."""
+
+    takes_back: bool
+    rows: list[RatedRow]
+
+
+def corrections(rerated: Iterable[Rerated]) -> list[Run]:
+    """Return the rows that correct what is rerated, by run.
 
     A group becomes two rows: its quantities taken back at the old price, and charged at the new one.
     """
-    runs: list[list[RatedRow]] = []
+    backs: list[Run] = []
+    charges: list[Run] = []
     taken: dict[UsageKey, int] = defaultdict(int)
     for one in rerated:
-        group = one.group
-        back = negated(group.used)
+        group, number = one.group, taken[one.group.key]
+        taken[group.key] += 1
+        if number == len(backs):
+            backs.append(Run(takes_back=True, rows=[]))
+            charges.append(Run(takes_back=False, rows=[]))
         refund = Rated(one.old, group.multiplier, -group.amount, None if group.cost is None else -group.cost)
-        for used, rated in ((back, refund), (group.used, one.new)):
-            run = taken[group.key]
-            taken[group.key] += 1
-            if run == len(runs):
-                runs.append([])
-            runs[run].append(RatedRow(group.key, used, group.payer, rated))
-    return runs
+        backs[number].rows.append(RatedRow(group.key, negated(group.used), group.payer, refund))
+        charges[number].rows.append(RatedRow(group.key, group.used, group.payer, one.new))
+    return [*backs, *charges]
 
 
 def negated(used: Quantities) -> Quantities:

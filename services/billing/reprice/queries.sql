@@ -57,5 +57,5 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 INSERT INTO reprices (id, period_start, period_end, prices, why, applied_by) VALUES ($1, $2, $3, $4, $5, $6);
 
 -- name: begin_runs
--- Rating runs $1 that hold corrections of reprice $2.
-INSERT INTO rating_runs (id, kind, reprice_id) SELECT id, 'reprice', $2 FROM unnest($1::uuid[]) AS r (id);
+-- Rating runs $1 that hold corrections of reprice $3; $2 says which of them take back.
+INSERT INTO rating_runs (id, kind, takes_back, reprice_id) SELECT id, 'reprice', takes_back, $3 FROM unnest($1::uuid[], $2::bool[]) AS r (id, takes_back);

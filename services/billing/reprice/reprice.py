@@ -117,10 +117,12 @@ async def _correct(
         rerated = list(rerate(groups, plan.book, plan.prices))
         runs = corrections(rerated)
         ids = [uuid7() for _ in runs]
-        await store.begin_runs(connection, reprice_id, ids)
-        for id_, rows in zip(ids, runs, strict=True):
-            await rating.insert_rated(connection, id_, rows)
-    return rerated, sum(map(len, runs))
+        await store.begin_runs(
+            connection, reprice_id, {id_: run.takes_back for id_, run in zip(ids, runs, strict=True)}
+        )
+        for id_, run in zip(ids, runs, strict=True):
+            await rating.insert_rated(connection, id_, run.rows)
+    return rerated, sum(len(run.rows) for run in runs)
 
 
 @dataclass(slots=True)

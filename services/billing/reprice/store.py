@@ -98,6 +98,6 @@ async def begin(
     )
 
 
-async def begin_runs(connection: Connection, reprice_id: UUID, runs: Sequence[UUID]) -> None:
-    """Record the rating runs of a reprice."""
-    await connection.execute(SQL["begin_runs"], runs, reprice_id)
+async def begin_runs(connection: Connection, reprice_id: UUID, runs: Mapping[UUID, bool]) -> None:
+    """Record the rating runs of a reprice, each with whether it takes back."""
+    await connection.execute(SQL["begin_runs"], list(runs), list(runs.values()), reprice_id)
