@@ -164,7 +164,7 @@ BEGIN
           AND t.valid_from = (SELECT min(f.valid_from) FROM subscription_terms f WHERE f.subscription_id = NEW.id);
     END IF;
     SELECT * INTO latest FROM subscription_terms t WHERE t.subscription_id = NEW.id ORDER BY t.valid_from DESC LIMIT 1;
-    wanted := ROW(NEW.id, coalesce(greatest(at, latest.valid_from), began), subscription_phase(NEW), NEW.plan_id, NEW.amount, NEW.currency,
+    wanted := ROW(NEW.id, CASE WHEN latest.subscription_id IS NULL THEN began ELSE greatest(at, latest.valid_from) END, subscription_phase(NEW), NEW.plan_id, NEW.amount, NEW.currency,
                   NEW.interval, NEW.interval_count, NEW.billing_mode,
                   date_trunc('second', coalesce(NEW.billing_anchor, latest.anchor, NEW.current_period_start, NEW.created_at)), now());
     IF (wanted.phase, wanted.plan_id, wanted.amount, wanted.currency, wanted.interval, wanted.interval_count, wanted.billing_mode, wanted.anchor)

@@ -1,22 +1,70 @@
--- The SQL of plans: what subscriptions are charged besides their usage.
+-- The SQL of plans: what subscriptions are charged besides the price of their usage.
 
--- name: fee_terms
--- What postpaid subscriptions that are alive cost flat: their own amount, else their plan's; of all users, or of user $2.
-SELECT s.id AS subscription_id, s.user_id, coalesce(p.name, s.model_id) AS name,
-       CASE WHEN s.amount > 0 THEN s.currency ELSE p.currency END AS currency,
-       CASE WHEN s.amount > 0 THEN s.amount ELSE p.amount END AS amount,
-       CASE WHEN s.amount > 0 THEN s.interval_count * CASE s.interval WHEN 'year' THEN 12 ELSE 1 END
-            ELSE p.interval_count * CASE p.interval WHEN 'year' THEN 12 ELSE 1 END END AS months,
-       coalesce(s.current_period_start, s.created_at) AS anchor,
-       least(s.current_period_start, s.created_at) AS started
+-- name: versions
+-- Every version of every plan.
+SELECT v.id, v.plan_id, p.name, v.valid_from = '-infinity' AS always, v.valid_from, v.amount, v.currency,
+       v.interval_count * CASE v.interval WHEN 'year' THEN 12 ELSE 1 END AS months, v.billing_periods, v.fee_timing, v.trial_days,
+       v.usage, v.meters, v.minimum, v.limits, v.hard_limits
+FROM plan_versions v JOIN plans p ON p.id = v.plan_id
+ORDER BY v.plan_id, v.valid_from;
+
+-- name: charged_subscriptions
+-- Postpaid subscriptions, of all users or of users $3, that a plan, a fee of their own or a coupon may charge for in a period that
+-- begins at $1 and ends at $2: not those that ended before it, unless they are among $4, with usage that came late.
+SELECT s.id, s.user_id, coalesce(p.name, s.model_id) AS name, s.currency
 FROM subscriptions s LEFT JOIN plans p ON p.id = s.plan_id
-WHERE s.billing_mode = 'postpaid' AND s.status IN ('active', 'suspended') AND (s.amount > 0 OR p.amount > 0)
-  AND least(s.current_period_start, s.created_at) < $1
-  AND ($2::uuid IS NULL OR s.user_id = $2)
+WHERE ($3::uuid[] IS NULL OR s.user_id = ANY($3))
+  AND EXISTS (
+      SELECT FROM subscription_terms t
+      WHERE t.subscription_id = s.id AND t.billing_mode = 'postpaid' AND t.valid_from < $2
+        AND (t.amount > 0
+             OR t.plan_id IN (SELECT v.plan_id FROM plan_versions v
+                              WHERE v.amount > 0 OR v.usage = 'included' OR v.meters <> '[]' OR v.minimum IS NOT NULL)
+             OR EXISTS (SELECT FROM coupon_redemptions r WHERE r.subscription_id = s.id)))
+  AND (s.id = ANY($4::uuid[])
+       OR (SELECT t.phase <> 'ended' OR t.valid_from > $1 FROM subscription_terms t
+           WHERE t.subscription_id = s.id AND t.valid_from < $2 ORDER BY t.valid_from DESC LIMIT 1))
 ORDER BY s.user_id, s.id;
 
--- name: charged_fees
--- Which of the fees (subscription $1, start of the interval $2) were charged already.
-SELECT l.subscription_id, l.period_start
-FROM unnest($1::uuid[], $2::timestamptz[]) AS f (subscription_id, period_start)
-JOIN invoice_lines l ON l.subscription_id = f.subscription_id AND l.period_start = f.period_start AND l.kind = 'fee';
+-- name: terms
+-- The history of subscriptions ($1) up to $2.
+SELECT t.subscription_id, t.valid_from, t.phase, t.plan_id, t.amount, t.currency,
+       t.interval_count * CASE t.interval WHEN 'year' THEN 12 ELSE 1 END AS months, t.billing_mode, t.anchor
+FROM subscription_terms t
+WHERE t.subscription_id = ANY($1::uuid[]) AND t.valid_from < $2
+ORDER BY t.subscription_id, t.valid_from;
+
+-- name: redemptions
+-- The coupons that subscriptions ($1) redeemed before $2.
+SELECT r.subscription_id, c.code, c.name, r.redeemed_at, c.percent, c.amount_off, c.currency, c.applies_to = 'fee' AS fee_only, c.periods
+FROM coupon_redemptions r JOIN coupons c USING (code)
+WHERE r.subscription_id = ANY($1::uuid[]) AND r.redeemed_at < $2
+ORDER BY r.subscription_id, r.redeemed_at, c.code;
+
+-- name: unclaimed_since
+-- Since when subscriptions, of all users or of users $2, have usage from before $1 that no invoice has.
+SELECT subscription_id, min(hour) AS since
+FROM rated_usage
+WHERE billing_mode = 'postpaid' AND invoice_line_id IS NULL AND amount IS NOT NULL AND hour < $1 AND ($2::uuid[] IS NULL OR user_id = ANY($2))
+GROUP BY subscription_id;
+
+-- name: usage_of_windows
+-- What was used in windows ($1 number, $2 subscription, [$3, $4)): of it only what an invoice has claimed, or what will be by an
+-- invoice for usage before $5. Failed requests are not counted; what they were rated at is.
+SELECT w.number, r.model_id, r.tool_name, r.feature_type,
+       coalesce(sum(r.requests) FILTER (WHERE r.status_class = 2), 0)::bigint AS requests,
+       coalesce(sum(r.request_tokens) FILTER (WHERE r.status_class = 2), 0)::bigint AS request_tokens,
+       coalesce(sum(r.response_tokens) FILTER (WHERE r.status_class = 2), 0)::bigint AS response_tokens,
+       coalesce(sum(r.tokens_returned) FILTER (WHERE r.status_class = 2), 0)::bigint AS returned_tokens,
+       coalesce(sum(r.latency_ms) FILTER (WHERE r.status_class = 2), 0)::bigint AS latency_ms,
+       sum(r.amount) AS amount, sum(r.requests)::bigint AS events
+FROM unnest($1::integer[], $2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS w (number, subscription_id, start, ends)
+JOIN rated_usage r ON r.subscription_id = w.subscription_id AND r.hour >= w.start AND r.hour < w.ends
+WHERE r.billing_mode = 'postpaid' AND r.amount IS NOT NULL AND (r.invoice_line_id IS NOT NULL OR r.hour < $5)
+GROUP BY w.number, r.model_id, r.tool_name, r.feature_type
+ORDER BY w.number, r.model_id, r.tool_name, r.feature_type;
+
+-- name: billed
+-- What subscriptions ($1) were charged by key, in periods that end after $2.
+SELECT charge_key, exact_amount FROM invoice_lines
+WHERE subscription_id = ANY($1::uuid[]) AND charge_key IS NOT NULL AND period_end > $2;
