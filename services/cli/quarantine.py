@@ -68,15 +68,22 @@ def show(
     record: Annotated[str, typer.Argument(metavar="ID", help="Id of a record, as `list` prints it.")],
     as_json: Json = False,
 ) -> None:
-    """Show one record, open or resolved: why it was refused, where it came from, its bytes."""
+    """Show one record, open or resolved: why it was refused, where it came from, its bytes; and what is stored under its identity."""
     from services.ingest import quarantine  # noqa: PLC0415
 
     (id_,) = operator.parse_ids([record])[:1]
-    found = operator.with_database(lambda connection: quarantine.show(connection, id_))
+
+    async def read(connection: Any) -> Any:
+        found = await quarantine.show(connection, id_)
+        return found, await quarantine.stored_version(connection, found)
+
+    found, stored = operator.with_database(read)
     if as_json:
-        typer.echo(json.dumps(operator.document(found)))
-    else:
-        operator.show_record(found)
+        typer.echo(json.dumps({**operator.document(found), "stored": stored}, default=str))
+        return
+    operator.show_record(found)
+    for name, content in (stored or {}).items():
+        typer.echo(f"{'stored ' + name:24} {operator.harmless(str(content))}")
 
 
 @app.command()

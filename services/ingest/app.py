@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from services.ingest.attribution import Attributor
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
-from services.ingest.partitions.ahead import PartitionsAhead
+from services.ingest.log import UsageLog
+from services.ingest.partitions.ahead import IdentityGenerations, PartitionsAhead
 from services.ingest.publishing import LEFTOVER_SECONDS, Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.refusals import Refusals
 from services.ingest.settings import Settings
-from services.ingest.store import UsageLog
 from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED
@@ -62,6 +64,16 @@ def build(settings: Settings, pool: Pool) -> Worker:
                 "partitions ahead",
                 AHEAD_SECONDS,
                 PartitionsAhead(pool, SystemClock(), settings.ingest_partitions_ahead),
+            ),
+            Periodic(
+                "identity generations",
+                AHEAD_SECONDS,
+                IdentityGenerations(
+                    pool,
+                    SystemClock(),
+                    turn_after=timedelta(days=settings.ingest_identity_generation_days),
+                    guard_for=timedelta(days=settings.ingest_identity_days),
+                ),
             ),
         ],
         on_stop=[publishing.finish],

@@ -19,11 +19,12 @@ from services.ingest import metrics, store
 from services.ingest.acceptance import Limits, Rejected, accept
 from services.ingest.announcement import announce_recorded, announce_refused
 from services.ingest.attribution import Attributor, Owner, Unknown, name_of
+from services.ingest.log import Candidate, UsageLog
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.refusals import Refusals, Remember
 from services.ingest.rows import UsageRow, usage_row
-from services.ingest.store import Candidate, Counts, UsageLog
+from services.ingest.store import Counts
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import Origin, UsageEvent
@@ -135,7 +136,7 @@ class IngestBatch:
     ) -> None:
         """After COMMIT: remember what was stored and refused, count it, publish what was announced."""
         refusals()
-        self.recent.remember((row.id.bytes, row.created_at) for row in rows)
+        self.recent.remember(row.id.bytes for row in rows)
         metrics.count_batch(counts, [rejected.reason for _, rejected in refused])
         metrics.observe_freshness(self.clock.now(), rows)
         await self.publishing.publish(messages)

@@ -12,11 +12,24 @@ SELECT id, key_hash, subscription_id FROM api_keys WHERE id = ANY($1::uuid[]) OR
 -- Makes the month of a time if it is missing; in a transaction of its own, so that its locks end at once.
 SELECT ensure_usage_partition($1::timestamptz);
 
--- name: stored_rows
--- The stored versions of events that came before: looked up by the event times at which they may have been stored.
-SELECT l.*
-FROM unnest($1::timestamptz[], $2::uuid[]) AS wanted (created_at, id)
-JOIN usage_logs l ON l.created_at = wanted.created_at AND l.id = wanted.id;
+-- name: write_usage_ids
+-- The generation of identities that stays open until the transaction ends; whether there are earlier ones to look into.
+SELECT generation, earlier FROM write_usage_ids();
+
+-- name: known_before
+-- Which of these ids earlier generations guard.
+SELECT id FROM usage_ids WHERE id = ANY($1::uuid[]) AND generation < $2;
+
+-- name: stored_versions
+-- What is stored under ids ($1), whenever it happened: the row that each left. $2 are the times of the events that came, for rows that
+-- are in the log without being guarded. OFFSET 0 keeps this a look-up for each id, whatever the planner believes about the tables.
+SELECT w.id AS wanted, i.created_at AS guarded_at, l.*
+FROM unnest($1::uuid[], $2::timestamptz[]) AS w (id, created_at)
+LEFT JOIN LATERAL (SELECT g.created_at, g.row_id FROM usage_ids g WHERE g.id = w.id OFFSET 0) i ON true
+LEFT JOIN LATERAL (
+    SELECT r.* FROM usage_logs r
+    WHERE r.created_at = coalesce(i.created_at, w.created_at) AND r.id = coalesce(i.row_id, w.id) OFFSET 0) l ON true
+WHERE i.created_at IS NOT NULL OR l.id IS NOT NULL;
 
 -- name: quarantine
 -- Keeps refused records whole. A record that was refused before (a replay of its offset) stays as it was.

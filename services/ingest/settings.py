@@ -39,6 +39,18 @@ class Settings(PipelineSettings):
     ingest_recent_events: int = Field(
         50_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
     )
+    ingest_identity_days: int = Field(
+        400,
+        ge=35,
+        le=36_500,
+        description="How long an event's identity is guarded at least, after its row was stored; never shorter than the row is in the database.",
+    )
+    ingest_identity_generation_days: int = Field(
+        183,
+        ge=1,
+        le=3_660,
+        description="After how long a new generation of identities begins; earlier ones are only read.",
+    )
 
     ingest_quarantine_percent: int = Field(
         50,

@@ -136,6 +136,8 @@ async def ingest(connection: Connection, rows: Sequence[UsageRow]) -> UsageRecor
     for month in {row.created_at.strftime("%Y-%m-01Z") for row in rows}:
         await connection.execute("SELECT ensure_usage_partition($1::text::timestamptz)", month)
     await connection.copy_records_to_table("usage_logs", columns=UsageRow._fields, records=rows)
+    identities = [(row.created_at, row.id, None, 1) for row in rows]
+    await connection.copy_records_to_table("usage_ids", records=identities)
     await connection.execute(
         """WITH position AS (
                INSERT INTO ingest_positions AS p (cluster, topic, partition, epoch, start_offset, next_offset, inserted)

@@ -42,7 +42,7 @@ async def ingest_pool(ingest_database: str) -> AsyncIterator[Pool]:
     """A pool on it; what ingest writes is empty. Cheaper than a database for each test; subscriptions and users may be there."""
     pool = await create_pool(ingest_database, application_name="tests")
     await pool.execute(
-        "TRUNCATE ingest_positions, usage_logs, usage_batches, quarantined_events, held_events, ingest_outbox"
+        "TRUNCATE ingest_positions, usage_logs, usage_ids, usage_batches, quarantined_events, held_events, ingest_outbox"
     )
     yield pool
     await pool.close()

@@ -14,10 +14,10 @@ from services.ingest.acceptance import Limits
 from services.ingest.attribution import Attributor
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
+from services.ingest.log import Candidate, UsageLog
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.rows import UsageRow
-from services.ingest.store import Candidate, UsageLog
 from shared.clock import FixedClock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED, UsageRecorded, decode_recorded

@@ -65,6 +65,8 @@ async def store_batch(pool: Pool, rows: Sequence[UsageRow], *, parts: int = 1) -
             len(rows),
         )
         await connection.copy_records_to_table("usage_logs", columns=UsageRow._fields, records=rows)
+        identities = [(row.created_at, row.id, None, 1) for row in rows]
+        await connection.copy_records_to_table("usage_ids", records=identities)
         await connection.execute(
             """INSERT INTO usage_batches (batch_id, kind, cluster, topic, partition, epoch, first_offset, next_offset,
                                           inserted, duplicates, quarantined, held, gaps, message_count)
@@ -130,7 +132,8 @@ TAKE_BACK = """
                -response_tokens, -cached_tokens, latency_ms, status_code, power_level, byok, feature_type, source,
                gen_random_uuid()::text, -1, id, created_at
         FROM usage_logs WHERE batch_id = $2
-        RETURNING 1)
+        RETURNING created_at, id), guarded AS (
+        INSERT INTO usage_ids (created_at, id, generation) SELECT created_at, id, 1 FROM taken)
     SELECT count(*) FROM taken
 """
 SUMS = (

@@ -13,17 +13,10 @@ import asyncpg
 import pytest
 
 from services.ingest.acceptance import Reason
+from services.ingest.log import Inserted, UsageLog
 from services.ingest.recent import RecentEvents
 from services.ingest.rows import UsageRow
-from services.ingest.store import (
-    Counts,
-    Inserted,
-    UsageLog,
-    advance_position,
-    headers_json,
-    headers_of_json,
-    record_batch,
-)
+from services.ingest.store import Counts, advance_position, headers_json, headers_of_json, record_batch
 from shared.contracts import Origin, UsageEvent
 from shared.errors import BrokenInvariant
 from shared.ids import uuid7
@@ -53,7 +46,7 @@ class Log:
     async def insert(self, *rows: UsageRow) -> Inserted:
         async with transaction(self.pool) as connection:
             result = await self.log.insert(connection, [candidate(row, offset=n) for n, row in enumerate(rows)])
-        self.recent.remember((row.id.bytes, row.created_at) for row in result.rows)
+        self.recent.remember(row.id.bytes for row in result.rows)
         assert len(result.rows) + result.duplicates + len(result.refused) == len(rows)
         return result
 
@@ -115,7 +108,7 @@ async def test_a_batch_of_nothing_but_forgotten_events_adds_nothing(log: Log, in
 async def test_a_window_that_remembers_what_the_database_lost_does_not_lose_it(log: Log) -> None:
     """As after a failover to a server that lagged: positions and rows went back together, the worker's memory did not."""
     await log.insert(*map(event_row, range(2_000)))
-    await log.pool.execute("TRUNCATE usage_logs")
+    await log.pool.execute("TRUNCATE usage_logs, usage_ids")
 
     assert outcome(await log.insert(*map(event_row, range(2_000)), event_row(7), event_row(7))) == (2_000, 2, [])
     assert await log.count() == 2_000
@@ -136,17 +129,56 @@ async def test_the_same_id_with_another_body_is_a_conflict(log: Log, ingest_pool
     assert await ingest_pool.fetchval("SELECT request_tokens FROM usage_logs WHERE request_id = 'req-1'") == 10
 
 
-async def test_the_same_id_at_another_time_is_a_conflict_while_it_is_remembered(log: Log) -> None:
-    later = NOW - timedelta(seconds=1)
-    first = event_row(1)
-    in_batch = await log.insert(first, event_row(1, created_at=later))
-    after = await log.insert(event_row(1, created_at=later), event_row(1))
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_the_same_id_at_another_time_is_a_conflict_at_any_age(
+    log: Log, ingest_pool: Pool, remembered: bool
+) -> None:
+    first, year_ago = event_row(1), NOW - timedelta(days=399)
+    assert outcome(await log.insert(first, event_row(1, created_at=year_ago))) == (1, 0, [Reason.CONFLICT])
+    again = log if remembered else Log(ingest_pool)
 
-    assert outcome(in_batch) == (1, 0, [Reason.CONFLICT])
-    assert outcome(after) == (0, 1, [Reason.CONFLICT])
+    result = await again.insert(event_row(1, created_at=year_ago), event_row(1))
+
+    assert outcome(result) == (0, 1, [Reason.CONFLICT])
+    detail = result.refused[0][1].detail
+    assert f"created_at: {first.created_at.isoformat()} was stored, {year_ago.isoformat()} came" in detail
+    assert await log.count() == 1
+
+
+async def test_the_same_id_of_another_subscription_is_a_conflict(log: Log, ingest_pool: Pool) -> None:
+    await log.insert(event_row(1))
+
+    result = await Log(ingest_pool).insert(event_row(1, subscription_id=UUID(int=9)), event_row(2))
+
+    assert outcome(result) == (1, 0, [Reason.CONFLICT])
     assert (
-        f"created_at: {first.created_at.isoformat()} was stored, {later.isoformat()} came" in after.refused[0][1].detail
+        f"subscription_id: {event_row(1).subscription_id} was stored, {UUID(int=9)} came" in result.refused[0][1].detail
     )
+
+
+async def test_two_workers_that_store_one_id_at_two_times_at_once_store_it_once(ingest_pool: Pool) -> None:
+    one, other = Log(ingest_pool), Log(ingest_pool)
+    async with ingest_pool.acquire() as first, ingest_pool.acquire() as second:
+        tx = first.transaction()
+        await tx.start()
+        await one.log.insert(first, [candidate(event_row(n)) for n in range(20)])
+        moved = [event_row(n, created_at=NOW - timedelta(days=60)) for n in reversed(range(10, 30))]
+
+        async def overlap() -> Inserted:
+            async with second.transaction():
+                return await other.log.insert(second, [candidate(row) for row in moved])
+
+        waiting = asyncio.create_task(overlap())
+        while not await ingest_pool.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ):
+            pass
+        await tx.commit()
+        result = await waiting
+
+    assert (len(result.rows), result.duplicates, len(result.refused)) == (10, 0, 10)
+    assert {rejected.reason for _, rejected in result.refused} == {Reason.CONFLICT}
+    assert await one.count() == 30
 
 
 async def test_two_bodies_under_a_new_id_in_one_batch_are_one_event_and_a_conflict(log: Log) -> None:

@@ -20,12 +20,12 @@ from services.aggregator.rebuild import Scope, verify
 from services.billing.rating.comparison import compare_with_log
 from services.billing.reconciliation import reconcile
 from services.ingest.acceptance import Reason
+from services.ingest.log import UsageLog
 from services.ingest.partitions import ahead, parquet, store
 from services.ingest.partitions.archive import archive, read_manifest, restore
 from services.ingest.partitions.holds import place_hold, release_hold
 from services.ingest.partitions.manifest import Manifest, PartitionError
 from services.ingest.recent import RecentEvents
-from services.ingest.store import UsageLog
 from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Pool, transaction

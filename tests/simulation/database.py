@@ -45,6 +45,7 @@ class Content:
 
     accounts: dict[int, Account] = field(default_factory=dict)
     rows: dict[Key, UsageRow] = field(default_factory=dict)
+    ids: dict[UUID, datetime] = field(default_factory=dict)
     quarantined: set[tuple[int, int]] = field(default_factory=set)
 
 
@@ -64,7 +65,7 @@ class Database:
         """Take the state that a replica has now."""
         now = self.content
         accounts = {partition: copy.copy(account) for partition, account in now.accounts.items()}
-        self._earlier = [*self._earlier[-2:], Content(accounts, dict(now.rows), set(now.quarantined))]
+        self._earlier = [*self._earlier[-2:], Content(accounts, dict(now.rows), dict(now.ids), set(now.quarantined))]
 
     def fail_over(self) -> None:
         """Lose what the replica had not received: data and positions go back together, and every session with them."""
@@ -80,14 +81,14 @@ class Transaction:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._before: dict[Key, UsageRow] | None = None
+        self._before: tuple[dict[Key, UsageRow], dict[UUID, datetime]] | None = None
 
     async def start(self) -> None:
         self._outer = self._session.work is None
         if self._outer:
             self._session.begin()
         else:
-            self._before = copy.copy(self._session.new)
+            self._before = copy.copy(self._session.new), copy.copy(self._session.new_ids)
 
     async def commit(self) -> None:
         if self._outer:
@@ -97,7 +98,7 @@ class Transaction:
         if self._outer:
             self._session.end()
         elif self._before is not None:
-            self._session.new = self._before
+            self._session.new, self._session.new_ids = self._before
 
     async def __aenter__(self) -> None:
         await self.start()
@@ -113,6 +114,7 @@ class Session:
         self._database, self._owner, self._lost = database, owner, False
         self.work: list[Any] | None = None
         self.new: dict[Key, UsageRow] = {}
+        self.new_ids: dict[UUID, datetime] = {}
         database.sessions.add(self)
 
     def is_closed(self) -> bool:
@@ -131,11 +133,11 @@ class Session:
         return Transaction(self)
 
     def begin(self) -> None:
-        self.work, self.new = [], {}
+        self.work, self.new, self.new_ids = [], {}, {}
 
     def end(self) -> None:
         """Undo what is open, and let its locks go."""
-        self.work, self.new = None, {}
+        self.work, self.new, self.new_ids = None, {}, {}
         locks = self._database.locks
         for partition in [partition for partition, holder in locks.items() if holder is self]:
             del locks[partition]
@@ -154,6 +156,7 @@ class Session:
             for change in self.work:
                 change()
             self._database.content.rows.update(self.new)
+            self._database.content.ids.update(self.new_ids)
             self._database.changed.update(self._database.content.accounts)
             self._database.commits += 1
         self.end()
@@ -165,8 +168,11 @@ class Session:
         if self._lost:
             raise Lost("connection was closed in the middle of operation")
 
-    async def fetchrow(self, sql: str, _cluster: str, _topic: str, partition: int) -> dict[str, int] | None:
-        locks = self._database.locks
+    async def fetchrow(self, sql: str, *given: Any) -> dict[str, Any] | None:
+        if sql == _INGEST["write_usage_ids"]:
+            await self._call("generation")
+            return {"generation": 1, "earlier": False}
+        locks, partition = self._database.locks, given[2]
         if sql == _POSITIONS["lock"]:
             await self._call("lock", may_open=lambda: self._lost or locks.get(partition, self) is self)
             locks[partition] = self
@@ -207,20 +213,37 @@ class Session:
         self._queue(change)
         return "UPDATE 1"
 
-    async def copy_records_to_table(self, _table: str, *, records: Sequence[UsageRow], **_: Any) -> None:
+    async def copy_records_to_table(self, table: str, *, records: Sequence[Any], **_: Any) -> None:
         await self._call("copy")
-        stored, new = self._database.content.rows, self.new
         for row in records:
-            key = row.created_at, row.id
-            if key in stored or key in new:
-                raise asyncpg.UniqueViolationError("usage_logs_pkey")
-            new[key] = row
+            if table == "usage_ids":
+                self.guard(row[1], row[0])
+            else:
+                self._store(row)
 
-    async def fetch(self, _sql: str, times: Sequence[datetime], ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    def guard(self, id_: UUID, created_at: datetime) -> None:
+        """What the unique key of identities does."""
+        if id_ in self._database.content.ids or id_ in self.new_ids:
+            raise asyncpg.UniqueViolationError("usage_ids_1_key")
+        self.new_ids[id_] = created_at
+
+    def _store(self, row: UsageRow) -> None:
+        key = row.created_at, row.id
+        if key in self._database.content.rows or key in self.new:
+            raise asyncpg.UniqueViolationError("usage_logs_pkey")
+        self.new[key] = row
+
+    async def fetch(self, sql: str, ids: Sequence[UUID], times: Sequence[datetime]) -> list[dict[str, Any]]:
+        assert sql == _INGEST["stored_versions"]
         await self._call("stored")
-        stored, new = self._database.content.rows, self.new
-        found = {key: new.get(key) or stored.get(key) for key in zip(times, ids, strict=True)}
-        return [dict(zip(COLUMNS, row, strict=True)) for row in found.values() if row]
+        content, found = self._database.content, []
+        for id_, came_at in zip(ids, times, strict=True):
+            guarded_at = self.new_ids.get(id_) or content.ids.get(id_)
+            key = guarded_at or came_at, id_
+            if row := self.new.get(key) or content.rows.get(key):
+                stored = dict(zip(COLUMNS, row, strict=True))
+                found.append({"wanted": id_, "guarded_at": guarded_at, **stored})
+        return found
 
 
 class FakePool:

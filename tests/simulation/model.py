@@ -11,10 +11,11 @@ from tests.simulation.database import Account, Database
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What the producer knows of a record that it sent: None for no event, else its id and what it counted."""
+    """What the producer knows of a record that it sent: None for no event, else its id, what it counted, and at which second."""
 
     event: str | None
     tokens: int = 0
+    second: int = 30
 
 
 class Violation(AssertionError):
@@ -34,7 +35,7 @@ class _Partition:
     inserted: int = 0
     duplicates: int = 0
     quarantined: int = 0
-    events: dict[str, int] = field(default_factory=dict)
+    events: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Model:
@@ -82,9 +83,9 @@ class Model:
         if fact.event is None:
             books.quarantined += 1
         elif fact.event not in books.events:
-            books.events[fact.event] = fact.tokens
+            books.events[fact.event] = fact.tokens, fact.second
             books.inserted += 1
-        elif books.events[fact.event] == fact.tokens:
+        elif books.events[fact.event] == (fact.tokens, fact.second):
             books.duplicates += 1
         else:
             books.quarantined += 1
@@ -93,6 +94,6 @@ class Model:
         rows, expected = database.content.rows, sum(books.inserted for books in self._books.values())
         if len(rows) != expected:
             raise Violation("rows", f"{len(rows)} rows are stored, {expected} events lie below the positions")
-        events = {event: tokens for books in self._books.values() for event, tokens in books.events.items()}
-        if {row.request_id: row.request_tokens for row in rows.values()} != events:
+        events = {event: fact for books in self._books.values() for event, fact in books.events.items()}
+        if {row.request_id: (row.request_tokens, row.created_at.second) for row in rows.values()} != events:
             raise Violation("rows", "the rows are not the events below the positions")

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 import services.ingest.store
 import shared.consumer
 from services.ingest.handlers import IngestBatch
-from services.ingest.store import Candidate, Inserted, UsageLog
+from services.ingest.log import Candidate, Inserted, UsageLog
 from shared.consumer import ExactlyOnceConsumer
 from shared.placement import fresh_records
 from shared.positions import Positions
@@ -74,12 +74,13 @@ def the_window_is_trusted(patch: Patch) -> None:
     judge = UsageLog._judge
 
     async def trusting(
-        self: UsageLog, connection: Any, suspects: list[Candidate], here: Any, result: Inserted
+        self: UsageLog, connection: Any, guard: Any, suspects: list[Candidate], result: Inserted
     ) -> list[Candidate]:
-        known = [c for c in suspects if c.key in self._recent and c.key not in here]
+        here = {row.id for row in result.rows}
+        known = [c for c in suspects if c.key in self._recent and c.row.id not in here]
         result.duplicates += len(known)
         left = [c for c in suspects if c not in known]
-        return await judge(self, connection, left, here, result) if left else []
+        return await judge(self, connection, guard, left, result) if left else []
 
     patch.setattr(UsageLog, "_judge", trusting)
 
@@ -90,7 +91,7 @@ def the_window_is_updated_before_the_commit(patch: Patch) -> None:
 
     async def remembering(self: UsageLog, connection: Any, candidates: Sequence[Candidate]) -> Inserted:
         result = await insert(self, connection, candidates)
-        self._recent.remember((row.id.bytes, row.created_at) for row in result.rows)
+        self._recent.remember(row.id.bytes for row in result.rows)
         return result
 
     patch.setattr(UsageLog, "insert", remembering)
@@ -105,11 +106,17 @@ def the_window_is_trusted_and_updated_before_the_commit(patch: Patch) -> None:
 def duplicates_are_found_in_memory_only(patch: Patch) -> None:
     """There is no primary key: what the window has forgotten is stored again."""
 
-    async def copy(self: Session, _table: str, *, records: Any, columns: Any) -> None:
+    async def copy(self: Session, table: str, *, records: Any, columns: Any) -> None:
         await self._call("copy")
-        self.new.update({(row.created_at, row.id): row for row in records})
+        if table == "usage_logs":
+            self.new.update({(row.created_at, row.id): row for row in records})
 
     patch.setattr(Session, "copy_records_to_table", copy)
+
+
+def identities_are_known_in_memory_only(patch: Patch) -> None:
+    """There is the log's key, but none of identities: what comes again with another time is found while the window remembers it."""
+    patch.setattr(Session, "guard", lambda self, id_, created_at: self.new_ids.setdefault(id_, created_at))
 
 
 def a_seek_is_missed_and_gaps_are_believed(patch: Patch) -> None:
@@ -157,10 +164,11 @@ MUTATIONS: Final[Mapping[Callable[[Patch], None], str]] = {
     effects_are_committed_without_the_position: "rows",
     the_window_is_trusted_and_updated_before_the_commit: "account",
     duplicates_are_found_in_memory_only: "account",
+    identities_are_known_in_memory_only: "account",
     a_seek_is_missed_and_gaps_are_believed: "account",
     a_failed_record_is_skipped: "account",
     what_retention_deleted_passes_for_a_gap: "account",
     a_topic_that_was_recreated_is_read_on: "rest",
-    a_zombie_and_its_successor_are_not_serialised: "account",
+    a_zombie_and_its_successor_are_not_serialised: "rest",
 }
-"""Each with the check that fails for it."""
+"""Each with the check that fails for it first. (Without the position's lock it is ingest itself that notices and halts, or the account.)"""

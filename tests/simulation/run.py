@@ -21,7 +21,7 @@ def step(world: World, rng: random.Random) -> None:
     if chance < 0.72:
         world.open(rng.randrange(1 << 16), rng.choice((1, 2)) if rng.random() < 0.02 else 0)
     elif chance < 0.87:
-        world.produce(rng.randrange(PARTITIONS), rng.randrange(9))
+        world.produce(rng.randrange(PARTITIONS), rng.randrange(10))
     elif chance < 0.91:
         world.pass_time()
     elif chance < 0.94:

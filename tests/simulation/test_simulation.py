@@ -47,7 +47,7 @@ class Anything(RuleBasedStateMachine):
             self.world.open(choice, failure)
             self.world.check()
 
-    @rule(partition=PARTITION, kinds=st.lists(st.integers(0, 8), min_size=1, max_size=8))
+    @rule(partition=PARTITION, kinds=st.lists(st.integers(0, 9), min_size=1, max_size=8))
     def produce(self, partition: int, kinds: list[int]) -> None:
         for kind in kinds:
             self.world.produce(partition, kind)

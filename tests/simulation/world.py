@@ -20,8 +20,8 @@ from aiokafka.errors import KafkaConnectionError
 from services.ingest.acceptance import Limits
 from services.ingest.attribution import Owner
 from services.ingest.handlers import IngestBatch
+from services.ingest.log import UsageLog
 from services.ingest.recent import RecentEvents
-from services.ingest.store import UsageLog
 from shared.consumer import ExactlyOnceConsumer
 from shared.fetching import watch_fetches
 from shared.outbox import Outbox
@@ -154,7 +154,8 @@ class World:
     # --- traffic ------------------------------------------------------------------------------------------------------
 
     def produce(self, partition: int, kind: int) -> None:
-        """Append a record: 0–4 a new event, 5 a resend, 6 a conflict, 7 garbage, 8 a marker, which is an offset without a record."""
+        """Append a record: 0–4 a new event, 5 a resend, 6 a conflict, 7 garbage, 8 a marker, which is an offset without a record,
+        9 a resend with another time."""
         if partition in self.cut:
             return
         log, sent = self.logs[self.tps[partition]], self._sent[partition]
@@ -162,17 +163,15 @@ class World:
             log.end += 1
             return
         value, fact = b"{", Fact(None)
-        if kind in (5, 6) and sent:
+        if kind in (5, 6, 9) and sent:
             event, tokens, value = sent[-1 - (len(sent) * (kind + log.end) % 7) % len(sent)]
-            if kind == 6:
-                tokens += 1
-                value = _event(event, tokens)
-            fact = Fact(event, tokens)
+            fact = Fact(event, tokens + (kind == 6), 30 - (kind == 9))
+            if kind != 5:
+                value = _event(fact)
         elif kind != 7:
-            event, tokens = f"{partition}-{len(sent)}", len(sent) % 5 + 1
-            value = _event(event, tokens)
-            sent.append((event, tokens, value))
-            fact = Fact(event, tokens)
+            fact = Fact(f"{partition}-{len(sent)}", len(sent) % 5 + 1)
+            value = _event(fact)
+            sent.append((fact.event or "", fact.tokens, value))
         log.records.append(ConsumerRecord(TOPIC, partition, log.end, 0, 0, None, value, None, 0, len(value), ()))
         self.model.facts[partition, log.end] = fact
         log.end += 1
@@ -325,16 +324,16 @@ class World:
         self.loop.close()
 
 
-def _event(event: str, tokens: int) -> bytes:
+def _event(fact: Fact) -> bytes:
     return json.dumps(
         {
             "specversion": "1.0",
-            "id": event,
+            "id": fact.event,
             "source": "/simulated",
             "type": "tallystick.usage.v1",
-            "time": "2026-11-21T11:59:30Z",
+            "time": f"2026-11-21T11:59:{fact.second}Z",
             "subject": str(_SUBSCRIPTION),
-            "data": {"model": "gpt-4o", "request_tokens": tokens, "response_tokens": 1},
+            "data": {"model": "gpt-4o", "request_tokens": fact.tokens, "response_tokens": 1},
         }
     ).encode()
 

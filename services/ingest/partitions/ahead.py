@@ -1,14 +1,18 @@
-"""Makes the coming months, so that no event waits for its partition."""
+"""What comes round: the coming months are made, so that no event waits for its partition, and old identities give way to new ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+
+import structlog
 
 from services.ingest.partitions.store import SQL
 from shared.clock import Clock
 from shared.period import month_start, next_month
 from shared.postgres import Connection, Pool
+
+log = structlog.get_logger("ingest.partitions")
 
 
 async def ensure(connection: Connection | Pool, now: datetime, ahead: int) -> list[str]:
@@ -30,3 +34,18 @@ class PartitionsAhead:
 
     async def __call__(self) -> None:
         await ensure(self.pool, self.clock.now(), self.months)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityGenerations:
+    """Begins a generation of identities after `turn_after`, and drops those that have guarded for `guard_for`, by a timer."""
+
+    pool: Pool
+    clock: Clock
+    turn_after: timedelta
+    guard_for: timedelta
+
+    async def __call__(self) -> None:
+        row = await self.pool.fetchrow(SQL["keep_usage_ids"], self.clock.now(), self.turn_after, self.guard_for)
+        if row["begun"] is not None or row["dropped"]:
+            log.info("identity_generations_turned", begun=row["begun"], dropped=row["dropped"])

@@ -95,6 +95,7 @@ async def restore(connection: Connection, path: Path) -> tuple[Manifest, bool]:
             if await store.sums(connection, month) != (manifest.sums, manifest.digest):
                 raise PartitionError(f"the rows that {path} gave are not those that were archived")
             await connection.execute(store.SQL["attach"], month.start)
+            await connection.execute(store.SQL["guard"], month.start)
             await connection.execute(store.SQL["note_restored"], month.start)
         return manifest, True
 

@@ -39,6 +39,14 @@ SELECT state, file, sha256, manifest FROM usage_archives WHERE month = $1;
 -- Makes the partition of a time if it is missing; NULL if that month is archived.
 SELECT ensure_usage_partition($1);
 
+-- name: keep_usage_ids
+-- Begins a new generation of identities where it is time, and drops those that guard nothing any more.
+SELECT begun, dropped FROM keep_usage_ids($1, $2, $3);
+
+-- name: guard
+-- Guards the identities of a month that came back and are not guarded any more.
+SELECT guard_usage_ids($1);
+
 -- name: attach
 -- Makes the table of a month a partition again.
 SELECT attach_usage_partition($1);

@@ -3,6 +3,7 @@
 The worker only puts records in. What is done here needs the rights of an operator's login, and is written to audit_logs.
 """
 
+from services.ingest.quarantine.comparison import stored_version
 from services.ingest.quarantine.decisions import Replayed
 from services.ingest.quarantine.replay import Replay, without_consumer
 from services.ingest.quarantine.store import Choice, Quarantined, check_choice, count_open, discard, list_open, show
@@ -17,5 +18,6 @@ __all__ = [
     "discard",
     "list_open",
     "show",
+    "stored_version",
     "without_consumer",
 ]

@@ -39,11 +39,6 @@ WHERE q.resolution IS NULL AND q.id > $1 AND ($2::text IS NULL OR q.reason = $2)
 ORDER BY q.id LIMIT $4
 FOR UPDATE OF q SKIP LOCKED;
 
--- name: stored_anywhen
--- When events of these ids were stored, at whatever time: an id that is in the log is never counted twice. No index leads by id, so
--- this looks through the whole log: once for each transaction of a replay, not for each event.
-SELECT id, created_at FROM usage_logs WHERE id = ANY($1::uuid[]);
-
 -- name: resolve_replayed
 -- Marks records as taken in by a replay batch.
 WITH resolved AS (

@@ -22,12 +22,13 @@ from services.ingest.announcement import announce_recorded
 from services.ingest.attribution import Attributor
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import record_of
+from services.ingest.log import UsageLog
 from services.ingest.publishing import Publishing
 from services.ingest.quarantine import store
 from services.ingest.quarantine.decisions import Replayed, verdicts, window
 from services.ingest.quarantine.store import Choice
 from services.ingest.recent import RecentEvents
-from services.ingest.store import Counts, UsageLog, hold, record_batch
+from services.ingest.store import Counts, hold, record_batch
 from shared.clock import SystemClock
 from shared.contracts import Origin, UsageEvent
 from shared.ids import uuid7
@@ -104,7 +105,6 @@ class Replay:
         """Replay the records of one partition as a batch of their own."""
         ingest, batch_id, now = self.ingest, uuid7(), self.ingest.clock.now()
         decided = await ingest.decide(connection, batch_id, *self._decode(rows, now))
-        ingest.recent.remember(await store.stored_anywhen(connection, [c.row.id for c in decided.candidates]))
         inserted = await ingest.log.insert(connection, decided.candidates)
 
         before = {row["record_offset"] for row in rows if row["held_before"]}

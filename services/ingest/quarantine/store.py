@@ -16,8 +16,6 @@ from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest.quarantine")
 
-LOG_SCAN_SECONDS = 3_600
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -102,12 +100,6 @@ async def discard(connection: Connection, choice: Choice, *, actor: str, why: st
 async def take(connection: Connection, choice: Choice, after: UUID, limit: int) -> list[Any]:
     """Lock the next open records of a choice, in the order of their ids."""
     return await connection.fetch(_SQL["take"], after, *_choice(choice), limit)  # type: ignore[no-any-return]
-
-
-async def stored_anywhen(connection: Connection, ids: Sequence[UUID]) -> list[tuple[bytes, datetime]]:
-    """Return id and event time of what the log holds of these ids."""
-    rows = await connection.fetch(_SQL["stored_anywhen"], ids, timeout=LOG_SCAN_SECONDS)
-    return [(row["id"].bytes, row["created_at"]) for row in rows]
 
 
 async def resolve(connection: Connection, ids: Sequence[UUID], batch_id: UUID, *, actor: str, why: str) -> None:

@@ -1,0 +1,65 @@
+"""Identities: which events were ever stored, at whatever time and for whomever (usage_ids). The SQL is in queries.sql.
+
+An identity is guarded by a unique key, in the transaction that stores its row. Generations of them that are closed are only
+looked into: `Guard.hold` says which one is open, and keeps it open until the transaction ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from shared.postgres import Connection
+from shared.sql import Queries
+
+_SQL = Queries.load("services.ingest")
+COLUMNS = ("created_at", "id", "row_id", "generation")
+
+
+Identity: TypeAlias = tuple[bytes, datetime, UUID, UUID | None]
+"""What is guarded: an id as 16 bytes (they are sorted by it), the event time of the row that it left, the id, and that row's id where it
+is another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The generation that is open for this transaction, and whether closed ones must be looked into."""
+
+    generation: int
+    earlier: bool
+
+    @classmethod
+    async def hold(cls, connection: Connection) -> Guard:
+        """Keep the open generation open until the caller's transaction ends."""
+        row = await connection.fetchrow(_SQL["write_usage_ids"])
+        return cls(row["generation"], row["earlier"])
+
+    async def known_before(self, connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+        """Return those ids that closed generations guard: those the open one's unique key does not see."""
+        if not self.earlier or not ids:
+            return set()
+        return {row["id"] for row in await connection.fetch(_SQL["known_before"], ids, self.generation)}
+
+    async def add(self, connection: Connection, identities: Iterable[Identity]) -> None:
+        """Guard identities. Raises asyncpg's `UniqueViolationError` if the open generation has one of them.
+
+        In the order of the ids: two workers with the same ones wait for each other, but not in a circle.
+        """
+        generation = self.generation
+        records = [(created_at, id_, row_id, generation) for _, created_at, id_, row_id in sorted(identities)]
+        await connection.copy_records_to_table("usage_ids", records=records, columns=COLUMNS)
+
+
+async def stored_versions(
+    connection: Connection, wanted: Sequence[tuple[UUID, datetime]]
+) -> dict[UUID, dict[str, object]]:
+    """Return what is stored under ids: the row that the identity left, and `guarded_at`, its time.
+
+    A row without `id` is one whose month is archived. The times are those of the events that came: they find what is in the
+    log, but for some reason not guarded.
+    """
+    rows = await connection.fetch(_SQL["stored_versions"], [id_ for id_, _ in wanted], [at for _, at in wanted])
+    return {row["wanted"]: dict(row) for row in rows}
