@@ -200,7 +200,7 @@ ALTER TABLE invoice_lines
     ADD CONSTRAINT invoice_lines_kind_check CHECK
         (kind IN ('usage', 'fee', 'overage', 'minimum', 'discount', 'credit', 'adjustment', 'proration', 'package', 'carried'));
 
-COMMENT ON COLUMN invoice_lines.charge_key IS 'What is charged once for ever: the key of a plan''s charge, or carried:LINE for a credit that was carried over. NULL again when voided for rebilling.';
+COMMENT ON COLUMN invoice_lines.charge_key IS 'What is charged once for ever: the key of a plan''s charge, or carried:LINE for a credit that was carried over. NULL again on an invoice that was voided and gives it back.';
 COMMENT ON COLUMN invoice_lines.tax_category IS 'EN 16931: S standard rate, Z zero rate, E exempt, AE reverse charge, O outside the scope of tax.';
 
 -- A fee was charged once by its interval; from here on by its key, as every charge.
@@ -325,7 +325,8 @@ DECLARE
     invoice invoices;
 BEGIN
     SELECT * INTO invoice FROM invoices WHERE id = OLD.invoice_id FOR SHARE;
-    IF TG_OP = 'UPDATE' AND invoice.rebilled AND NEW.charge_key IS NULL AND to_jsonb(NEW) - 'charge_key' = to_jsonb(OLD) - 'charge_key' THEN
+    IF TG_OP = 'UPDATE' AND (invoice.rebilled OR (invoice.status = 'cancelled' AND OLD.kind = 'carried'))
+        AND NEW.charge_key IS NULL AND to_jsonb(NEW) - 'charge_key' = to_jsonb(OLD) - 'charge_key' THEN
         RETURN NEW;  -- what it charged once may be charged anew
     ELSIF invoice.number IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'TS003',

@@ -19,6 +19,7 @@ from services.billing.events import INVOICE_ISSUED, billing_event
 from services.billing.invoices import store
 from services.billing.invoices.composing import claimed_since, compose
 from services.billing.invoices.invoicing import Invoice, balanced, exact_sum, make_invoice
+from services.billing.invoices.late import give_back
 from services.billing.invoices.lines import Line, grant_line
 from services.billing.invoices.terms import CustomerTerms, Terms
 from services.billing.plans.due import charges_due, take_charges
@@ -176,10 +177,11 @@ class _Run:
             return []
         now = self.clock.now()
         drafts = await store.draft(connection, self.period, customers, entity=self.terms.entity)
-        groups = await store.claim(connection, self.period, drafts)
-        charges = await take_charges(connection, self.period, list(drafts.values()), claimed_since(groups))
-        carried = await store.carried(connection, drafts.values())
         terms = await store.customer_terms(connection, drafts.values(), self.terms)
+        claimed = await store.claim(connection, self.period, drafts)
+        groups, _notes = await give_back(connection, self.period, drafts, claimed, terms, at=now)
+        charges = await take_charges(connection, self.period, list(drafts.values()), claimed_since(claimed))
+        carried = await store.carried(connection, drafts.values())
         lines = compose(self.period, drafts, groups, charges, carried)
         await store.discard(connection, [id_ for id_ in drafts if id_ not in lines])
         granted = await store.with_grants(connection, drafts.values())

@@ -32,7 +32,7 @@ async def read_invoice(connection: Connection, reference: Reference) -> InvoiceD
 
     Raises `InvoiceNotFound`.
     """
-    row = await connection.fetchrow(SQL["invoice"], *_key(reference))
+    row = await connection.fetchrow(SQL["invoice"], *split_reference(reference))
     if row is None:
         raise InvoiceNotFound(f"there is no invoice {reference}: `tallystick invoice list` lists them")
     lines = await connection.fetch(SQL["invoice_lines"], [row["id"]])
@@ -50,7 +50,7 @@ async def read_invoices(connection: Connection, ids: Sequence[UUID]) -> list[Inv
 
 async def read_credit_note(connection: Connection, reference: Reference) -> CreditNoteDocument:
     """Return a credit note by its id or number. Raises `InvoiceNotFound`."""
-    row = await connection.fetchrow(SQL["credit_note"], *_key(reference))
+    row = await connection.fetchrow(SQL["credit_note"], *split_reference(reference))
     if row is None:
         raise InvoiceNotFound(
             f"there is no credit note {reference}: `tallystick invoice show` names those of an invoice"
@@ -59,7 +59,8 @@ async def read_credit_note(connection: Connection, reference: Reference) -> Cred
     return CreditNoteDocument(**_whole(row, lines))
 
 
-def _key(reference: Reference) -> tuple[UUID | None, str | None]:
+def split_reference(reference: Reference) -> tuple[UUID | None, str | None]:
+    """Return what is meant, as an id or as a number."""
     try:
         return (reference if isinstance(reference, UUID) else UUID(reference)), None
     except ValueError:

@@ -1,0 +1,125 @@
+"""What a credit note takes back (pure): line by line, never more than was invoiced less what earlier notes took back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from services.billing.invoices.document import DocumentLine, InvoiceDocument, TaxAmount
+from services.billing.invoices.taxes import Tax, tax_amounts
+from shared.errors import TallystickError
+from shared.ids import uuid7
+from shared.money import exact, minor_unit
+
+
+class CreditRefused(TallystickError):
+    """What was asked for cannot be taken back; the message says what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """What credit notes took back of an invoice so far: of each line, net, and of each tax."""
+
+    lines: Mapping[UUID, Decimal] = field(default_factory=dict)
+    taxes: Sequence[TaxAmount] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteLine:
+    """A line of a credit note to be: `amount` (whole minor units, the sign of the invoice's line) of `of` is taken back."""
+
+    of: DocumentLine
+    amount: Decimal
+    exact_amount: Decimal
+    quantity: Decimal
+    unit: str
+    unit_price: Decimal | None
+    id: UUID = field(default_factory=uuid7)
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A credit note to be."""
+
+    lines: tuple[NoteLine, ...]
+    taxes: tuple[TaxAmount, ...]
+    exact_subtotal: Decimal
+    subtotal: Decimal
+    tax: Decimal
+    total: Decimal
+
+
+def take_back(invoice: InvoiceDocument, credited: Credited, wanted: Mapping[int, Decimal | None] | None = None) -> Note:
+    """Return the note that takes back of each line by position what is `wanted` (None: the rest of it), or the rest of all lines.
+
+    Raises `CreditRefused` for a draft, a line that does not exist, an amount that is not whole minor units, is of the other sign or
+    above what is left, and for a note that would take back more than is left of the invoice.
+    """
+    name = invoice.number or f"draft {invoice.id}"
+    if invoice.number is None:
+        raise CreditRefused(f"{name} is not issued: there is nothing to take back")
+    if invoice.status == "cancelled":
+        raise CreditRefused(f"{name} is void: all of it has been taken back")
+    left = {line.position: line.amount - credited.lines.get(line.id, Decimal(0)) for line in invoice.lines}
+    by_position = {line.position: line for line in invoice.lines}
+    if wanted is None:
+        wanted = {position: None for position, amount in left.items() if amount} or dict.fromkeys(left)
+    lines = []
+    for position, amount in sorted(wanted.items()):
+        if position not in by_position:
+            raise CreditRefused(f"{name} has no line {position}: it has {len(left)} lines")
+        lines.append(_line(name, by_position[position], left[position], amount, invoice.currency))
+    return make_note(invoice, credited, lines)
+
+
+def make_note(invoice: InvoiceDocument, credited: Credited, lines: Sequence[NoteLine]) -> Note:
+    """Return the note of these lines, with the tax that the invoice had on them. Raises `CreditRefused` if it is not within the invoice."""
+    with exact():
+        subtotal = sum([line.amount for line in lines], Decimal(0))
+        reasons = {(t.category, t.rate): t.reason for t in invoice.taxes}
+        taxed = [
+            (Tax(ln.of.tax_category, ln.of.tax_rate, reasons.get((ln.of.tax_category, ln.of.tax_rate))), ln.amount)
+            for ln in lines
+        ]
+        taxes = tax_amounts(taxed, invoice.currency, before=credited.taxes)
+        tax = sum([part.tax for part in taxes], Decimal(0))
+        left = invoice.total - invoice.amount_credited
+        if not 0 <= subtotal + tax <= left:
+            raise CreditRefused(
+                f"{subtotal + tax} {invoice.currency} cannot be taken back of {invoice.number}: {left} {invoice.currency} are left of it"
+            )
+        exact_subtotal = sum([line.exact_amount for line in lines], Decimal(0))
+    return Note(
+        lines=tuple(lines), taxes=taxes, exact_subtotal=exact_subtotal, subtotal=subtotal, tax=tax, total=subtotal + tax
+    )
+
+
+def _line(name: str, line: DocumentLine, left: Decimal, amount: Decimal | None, currency: str) -> NoteLine:
+    wanted = left if amount is None else amount
+    if wanted % minor_unit(currency):
+        raise CreditRefused(f"{wanted} {currency} has too many digits: the smallest amount is {minor_unit(currency)}")
+    if not min(left, Decimal(0)) <= wanted <= max(left, Decimal(0)):
+        raise CreditRefused(
+            f"{wanted} {currency} cannot be taken back of line {line.position} of {name}: {left} are left of it"
+        )
+    if wanted == line.amount:
+        return whole_line(line)
+    return NoteLine(
+        of=line, amount=wanted, exact_amount=wanted, quantity=Decimal(1), unit="correction", unit_price=wanted
+    )
+
+
+def whole_line(line: DocumentLine) -> NoteLine:
+    """Return what takes back all of a line."""
+    return NoteLine(
+        of=line,
+        amount=line.amount,
+        exact_amount=line.exact_amount,
+        quantity=line.quantity,
+        unit=line.unit,
+        unit_price=line.unit_price,
+    )

@@ -1,0 +1,280 @@
+"""Corrections: what was issued is taken back by notes, never edited; never more than was invoiced; and all of it is in the books."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.billing.credits.grants import give
+from services.billing.invoices import corrections
+from services.billing.invoices.crediting import CreditRefused
+from services.billing.invoices.document import CreditNoteDocument, InvoiceDocument
+from services.billing.invoices.reading import read_credit_note, read_invoice
+from shared.ids import uuid7
+from shared.postgres import Pool, transaction
+from tests.integration.billing_facts import NOON, NOVEMBER, Customer, Desk, make_customer, make_price, usage
+
+TAXED = "UPDATE legal_entities SET vat_id = 'DE136695976', tax_rate = 0.19"
+
+
+@pytest.fixture
+async def desk(database_pool: Pool) -> Desk:
+    await make_price(database_pool, per_1k=("1", "1", "1"))
+    await database_pool.execute(TAXED)
+    return Desk(database_pool)
+
+
+async def invoiced(desk: Desk, **quantities: int) -> tuple[Customer, InvoiceDocument]:
+    """Return a customer and its invoice for October."""
+    customer = await make_customer(desk.pool)
+    await desk.use(
+        usage(customer.subscription_id, **quantities or {"request_tokens": 10_000, "response_tokens": 5_000})
+    )
+    issued = (await desk.close(only_user=customer.user_id)).invoices[0]
+    return customer, await read(desk, issued.id)
+
+
+async def read(desk: Desk, id_: UUID) -> InvoiceDocument:
+    async with desk.billing.acquire() as connection:
+        return await read_invoice(connection, id_)
+
+
+async def credit(desk: Desk, invoice: UUID, lines: Any = None, **options: Any) -> CreditNoteDocument:
+    async with transaction(desk.billing) as connection:
+        return await corrections.credit_note(
+            connection, invoice, lines, **{"reason": "agreed", "at": desk.clock.now(), **options}
+        )
+
+
+async def void(desk: Desk, invoice: UUID, *, rebill: bool = False) -> CreditNoteDocument:
+    async with transaction(desk.billing) as connection:
+        return await corrections.void_invoice(connection, invoice, reason="wrong", at=desk.clock.now(), rebill=rebill)
+
+
+async def take_back(desk: Desk, subscription: UUID, **quantities: int) -> None:
+    """Store rated usage that takes back some of October's, as a void of its events leaves it."""
+    await desk.pool.execute(
+        """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens,
+                                    response_tokens, price_id, multiplier, currency, amount)
+           SELECT r.subscription_id, r.hour, r.model_id, $2, r.user_id, r.billing_mode, -1, -$3::bigint, -$4::bigint, r.price_id, r.multiplier,
+                  r.currency, -0.001 * ($3 + $4)
+           FROM rated_usage r WHERE r.subscription_id = $1 AND r.requests > 0 LIMIT 1""",
+        subscription, uuid7(), quantities.get("request_tokens", 0), quantities.get("response_tokens", 0),
+    )  # fmt: skip
+
+
+async def books(desk: Desk) -> list[str]:
+    """Return the checks that do not hold, but for the log, which these tests do not write corrections to."""
+    return [name for name in await desk.differing() if not name.startswith(("log", "hours"))]
+
+
+async def test_a_credit_note_takes_back_part_of_a_line_and_its_tax(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    note = await credit(desk, invoice.id, {1: Decimal("2.50")})
+    assert (note.number, note.kind, note.invoice_number) == ("CN-2026-000001", "correction", "INV-2026-000001")
+    assert (note.subtotal, note.tax, note.total) == (Decimal("2.50"), Decimal("0.48"), Decimal("2.98"))
+    assert (note.seller, note.buyer, note.language) == (invoice.seller, invoice.buyer, invoice.language)
+    after = await read(desk, invoice.id)
+    assert (after.amount_credited, after.amount_due) == (note.total, invoice.total - note.total)
+    assert after.credit_notes == (note.number,)
+    assert await books(desk) == []
+
+
+async def test_notes_of_all_parts_come_to_exactly_the_invoice(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    for amount in ("0.33", "0.33", "0.34", "3.01"):
+        await credit(desk, invoice.id, {1: Decimal(amount)})
+    last = await credit(desk, invoice.id)
+    after = await read(desk, invoice.id)
+    assert (after.amount_credited, after.amount_due) == (invoice.total, 0)
+    assert last.number == "CN-2026-000005"
+    assert await desk.value("SELECT sum(tax) FROM credit_notes") == invoice.tax
+    assert await books(desk) == []
+    with pytest.raises(CreditRefused):
+        await credit(desk, invoice.id, {1: Decimal("0.01")})
+
+
+async def test_no_more_is_taken_back_than_was_invoiced_by_any_two_at_once(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    tried = await asyncio.gather(*(credit(desk, invoice.id, {1: Decimal(6)}) for _ in range(3)), return_exceptions=True)
+    assert [isinstance(result, CreditRefused) for result in tried].count(True) == 2
+    assert await desk.value("SELECT count(*) FROM credit_notes") == 1
+    assert await books(desk) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ({1: Decimal("10.01")}, "10.00 are left of it"),
+        ({1: Decimal("-1")}, "cannot be taken back"),
+        ({1: Decimal("0.001")}, "too many digits"),
+        ({7: None}, "has no line 7"),
+    ],
+)
+async def test_what_cannot_be_taken_back_is_refused_and_changes_nothing(desk: Desk, lines: Any, message: str) -> None:
+    _, invoice = await invoiced(desk)
+    with pytest.raises(CreditRefused, match=message):
+        await credit(desk, invoice.id, lines)
+    assert await read(desk, invoice.id) == invoice
+
+
+async def test_a_repeated_call_returns_the_first_note(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    notes = [await credit(desk, invoice.id, {1: Decimal(1)}, idempotency_key="ticket 7") for _ in range(2)]
+    assert notes[0] == notes[1]
+    assert await desk.value("SELECT count(*) FROM credit_notes") == 1
+
+
+async def test_a_void_invoice_is_credited_whole_and_its_usage_is_not_billed_again(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    await credit(desk, invoice.id, {2: Decimal(1)})
+    note = await void(desk, invoice.id)
+    after = await read(desk, invoice.id)
+    assert (after.status, after.cancel_reason, after.amount_due, after.rebilled) == ("cancelled", "wrong", 0, False)
+    assert (note.kind, note.subtotal) == ("void", Decimal(14))
+    assert (await desk.close()).invoices == []
+    assert await books(desk) == []
+    with pytest.raises(CreditRefused, match="is void"):
+        await void(desk, invoice.id)
+
+
+async def test_a_void_invoice_can_be_made_anew_with_its_usage_and_charges(desk: Desk) -> None:
+    customer = await make_customer(desk.pool, plan_id="basic", currency="EUR")
+    await make_price(desk.pool, currency="EUR", per_1k=("1", "1", "1"))
+    await desk.pool.execute("UPDATE subscriptions SET created_at = '2026-09-20T10:00:00Z'")
+    await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+    first = (await desk.close()).invoices[0]
+    await void(desk, first.id, rebill=True)
+    assert await books(desk) == []
+    await desk.pool.execute(
+        "INSERT INTO billing_profiles (user_id, name, tax_treatment, vat_id) VALUES ($1, 'Ada', 'reverse_charge', 'FR40303265045')",
+        customer.user_id,
+    )
+    second = (await desk.close()).invoices[0]
+    old, new = await read(desk, first.id), await read(desk, second.id)
+    assert [(ln.kind, ln.amount) for ln in new.lines] == [(ln.kind, ln.amount) for ln in old.lines]
+    assert (new.number, new.subtotal, new.tax) == ("INV-2026-000002", old.subtotal, 0)
+    assert await books(desk) == []
+
+
+async def test_voiding_gives_back_the_credits_that_an_invoice_used(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    async with transaction(desk.pool) as connection:
+        await give(connection, customer.user_id, Decimal(4), "USD", kind="promotional", reason="Welcome")
+    await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+    first = (await desk.close()).invoices[0]
+    assert first.total == Decimal("7.14")
+    await void(desk, first.id, rebill=True)
+    assert (await desk.close()).invoices[0].total == Decimal("7.14")
+    lines = (await read(desk, first.id)).lines
+    assert [(ln.kind, ln.amount) for ln in lines] == [("usage", 10), ("credit", -4)]
+    assert await books(desk) == []
+
+
+async def test_usage_taken_back_later_is_an_adjustment_on_the_next_invoice(desk: Desk) -> None:
+    customer, _ = await invoiced(desk)
+    await take_back(desk, customer.subscription_id, request_tokens=3_000)
+    await desk.use(usage(customer.subscription_id, at=datetime(2026, 11, 5, tzinfo=UTC), request_tokens=8_000))
+    desk.clock.at = datetime(2026, 12, 2, tzinfo=UTC)
+    november = await read(desk, (await desk.close(NOVEMBER)).invoices[0].id)
+    assert [(ln.kind, ln.quantity, ln.amount) for ln in november.lines] == [
+        ("usage", 8_000, 8),
+        ("adjustment", -3_000, -3),
+    ]
+    assert november.subtotal == 5
+    assert await books(desk) == []
+
+
+async def test_an_invoice_that_would_be_negative_carries_its_credit_over(desk: Desk) -> None:
+    customer, _ = await invoiced(desk)
+    await take_back(desk, customer.subscription_id, request_tokens=3_000)
+    desk.clock.at = datetime(2026, 12, 2, tzinfo=UTC)
+    november = await read(desk, (await desk.close(NOVEMBER)).invoices[0].id)
+    assert [(ln.kind, ln.amount) for ln in november.lines] == [("adjustment", -3), ("carried", 3)]
+    assert (november.total, november.status, november.paid_date) == (0, "paid", november.issue_date)
+
+    await desk.use(usage(customer.subscription_id, at=datetime(2026, 12, 5, tzinfo=UTC), request_tokens=10_000))
+    desk.clock.at = datetime(2027, 1, 2, tzinfo=UTC)
+    december = type(NOVEMBER).parse_month("2026-12")
+    next_one = await read(desk, (await desk.close(december)).invoices[0].id)
+    assert [(ln.kind, ln.amount, ln.description) for ln in next_one.lines][1] == (
+        "carried", -3, "Credit carried over from INV-2026-000002",
+    )  # fmt: skip
+    assert (next_one.number, next_one.subtotal) == ("INV-2027-000001", 7)
+    assert await books(desk) == []
+    with pytest.raises(CreditRefused, match="carried credit over to INV-2027-000001"):
+        await void(desk, november.id, rebill=True)
+    await void(desk, next_one.id, rebill=True)
+    assert (await desk.close(december)).invoices[0].total == next_one.total
+    assert await books(desk) == []
+
+
+async def test_a_customer_may_want_credit_notes_for_usage_that_is_taken_back(desk: Desk) -> None:
+    await desk.pool.execute("UPDATE legal_entities SET late_usage = 'credit_note'")
+    customer, invoice = await invoiced(desk)
+    await take_back(desk, customer.subscription_id, request_tokens=3_000, response_tokens=1_000)
+    desk.clock.at = datetime(2026, 12, 2, tzinfo=UTC)
+    assert (await desk.close(NOVEMBER)).invoices == []
+    after = await read(desk, invoice.id)
+    async with desk.billing.acquire() as connection:
+        note = await read_credit_note(connection, after.credit_notes[0])
+    assert [(ln.quantity, ln.amount, ln.invoice_line_id) for ln in note.lines] == [
+        (3_000, 3, invoice.lines[0].id),
+        (1_000, 1, invoice.lines[1].id),
+    ]
+    assert (note.kind, note.total) == ("late_usage", Decimal("4.76"))
+    assert await desk.value("SELECT count(*) FROM invoices") == 1
+    assert await books(desk) == []
+    await void(desk, invoice.id, rebill=True)
+    again = await desk.close()
+    assert [i.total for i in again.invoices] == [Decimal("13.09")]
+    assert await books(desk) == []
+
+
+async def test_usage_taken_back_before_it_was_billed_leaves_no_line(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+    await take_back(desk, customer.subscription_id, request_tokens=10_000)
+    assert (await desk.close()).invoices == []
+    await desk.use(usage(customer.subscription_id, request_tokens=2_000, power_level="eco"))
+    invoice = await read(desk, (await desk.close()).invoices[0].id)
+    assert [(ln.quantity, ln.event_count) for ln in invoice.lines] == [(2_000, 1)]
+    assert await books(desk) == []
+
+
+async def test_a_disputed_invoice_says_so_until_that_is_settled(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    async with transaction(desk.billing) as connection:
+        await corrections.dispute(connection, invoice.id, reason="too many tokens", at=NOON)
+    assert (await read(desk, invoice.id)).dispute_reason == "too many tokens"
+    async with transaction(desk.billing) as connection:
+        await corrections.settle_dispute(connection, invoice.id)
+    assert (await read(desk, invoice.id)).disputed_at is None
+    trail = await desk.fetch(
+        "SELECT action FROM audit_logs WHERE resource_id = $1 ORDER BY created_at", str(invoice.id)
+    )
+    assert [row["action"] for row in trail] == ["invoice.disputed", "invoice.dispute_settled"]
+
+
+async def test_who_wants_no_zero_invoices_gets_what_they_are_over_with_the_next_one(desk: Desk) -> None:
+    await desk.pool.execute("UPDATE legal_entities SET issue_zero_invoices = false")
+    free, paying = await make_customer(desk.pool), await make_customer(desk.pool)
+    await desk.use(
+        usage(free.subscription_id, request_tokens=10_000, byok=True),
+        usage(paying.subscription_id, request_tokens=1_000),
+    )
+    closing = await desk.close()
+    assert ([i.user_id for i in closing.invoices], [c.user_id for c in closing.deferred]) == (
+        [paying.user_id],
+        [free.user_id],
+    )
+    assert await desk.value("SELECT count(*) FROM invoices") == 1
+    await desk.use(usage(free.subscription_id, request_tokens=1_000))
+    second = await read(desk, (await desk.close()).invoices[0].id)
+    assert [(ln.quantity, ln.amount) for ln in second.lines] == [(1_000, 1), (1, 0)]
+    assert await books(desk) == []
