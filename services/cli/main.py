@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": "services.cli.rebuild:verify",
     "rebuild": "services.cli.rebuild:rebuild",
     "partitions": "services.cli.partitions:app",
+    "payments": "services.cli.payments.command:app",
     "jobs": "services.cli.jobs:app",
     "webhooks": "services.cli.webhooks:app",
     "alerts": "services.cli.alerts:app",
