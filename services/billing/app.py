@@ -6,6 +6,7 @@ from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import Settling
 from services.billing.handlers import RateRecorded
 from services.billing.jobs import all_jobs, observe_run
+from services.billing.notices.lane import webhook_lane
 from services.billing.rating.prices import Prices
 from services.billing.reconciliation.jobs import LastReconciliation
 from services.billing.settings import Settings
@@ -33,6 +34,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
     pending = Pending({}, settings.billing_urgent_share)  # the rates are read before each settlement
     settling = Settling(pool, clock, outbox, pending)
     timer = Timer(pool, clock, all_jobs(settings, pool, clock), worker=settings.instance, observe=observe_run)
+    webhooks = webhook_lane(settings, pool, clock, outbox)
     consumer = ExactlyOnceConsumer(
         pool=pool,
         positions=Positions("billing_positions", cluster=settings.kafka_cluster),
@@ -54,6 +56,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
                 settings.billing_outbox_seconds,
                 EventPublication(pool, outbox, OutboxProducer(broker)),
             ),
+            Periodic("webhooks", settings.billing_webhook_seconds, webhooks),
             Periodic("jobs", TIMER_SECONDS, timer.keep_running),
             Periodic("last reconciliation", TIMER_SECONDS, LastReconciliation(pool)),
         ],

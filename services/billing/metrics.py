@@ -79,6 +79,20 @@ CHECK_DIFFERS = Gauge(
 )
 RECONCILED = Gauge("usage_billing_reconciled_timestamp_seconds", "When the last reconciliation ended, as Unix time.")
 
+WEBHOOK_ATTEMPTS = Counter(
+    "usage_billing_webhook_attempts",
+    "Requests to webhook endpoints, by outcome: delivered, refused, redirected, timeout, unreachable, forbidden, unsigned.",
+    ["outcome"],
+)
+WEBHOOK_SECONDS = Histogram(
+    "usage_billing_webhook_seconds", "Time that a request to a webhook endpoint took.", buckets=_SECONDS
+)
+WEBHOOKS_GIVEN_UP = Counter("usage_billing_webhooks_given_up", "Deliveries that failed as often as they may.")
+WEBHOOKS_WAITING = Gauge("usage_billing_webhooks_waiting", "Deliveries that wait to be made, at enabled endpoints.")
+WEBHOOKS_OVERDUE = Gauge("usage_billing_webhooks_overdue_seconds", "How long the most overdue delivery has been due.")
+WEBHOOKS_DISABLED = Gauge("usage_billing_webhook_endpoints_disabled", "Endpoints that are not written to.")
+ALERTS = Counter("usage_billing_alerts", "Alerts that were raised by looking, by type.", ["type"])
+
 for _outcome in ("rated", "duplicate", "orphaned"):
     MESSAGES.labels(_outcome)
 for _outcome in ("rated", "held", "taken_back"):
@@ -130,6 +144,13 @@ def report_reconciliation(finished_at: datetime, differing: Collection[str], und
     for statement in STATEMENTS:
         CHECK_DIFFERS.labels(statement.name).set(statement.name in broken)
     RECONCILED.set(finished_at.timestamp())
+
+
+def report_webhooks(waiting: int, overdue_seconds: float, disabled: int) -> None:
+    """Set how far webhooks are behind."""
+    WEBHOOKS_WAITING.set(waiting)
+    WEBHOOKS_OVERDUE.set(overdue_seconds)
+    WEBHOOKS_DISABLED.set(disabled)
 
 
 def report_held(events: int, since: datetime | None, now: datetime) -> None:

@@ -6,10 +6,12 @@ from decimal import Decimal
 
 from pydantic import Field
 
+from services.billing.notices.settings import NoticeSettings
+from services.billing.payments.settings import PaymentSettings
 from shared.worker import PipelineSettings
 
 
-class Settings(PipelineSettings):
+class Settings(NoticeSettings, PaymentSettings, PipelineSettings):
     """What a billing worker can be told."""
 
     billing_batch_messages: int = Field(

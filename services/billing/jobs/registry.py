@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from services.billing.invoices.jobs import closing_job
 from services.billing.invoices.terms import Terms
+from services.billing.notices.jobs import forget_deliveries_job, watch_job
+from services.billing.payments.jobs import payment_jobs
 from services.billing.reconciliation.jobs import reconciliation_job
 from shared.clock import Clock
 from shared.jobs import Job
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 def all_jobs(settings: Settings, pool: Pool, clock: Clock) -> list[Job]:
     """Return the jobs that are switched on, with names that are unique: a name is the key of a job's runs for ever."""
-    jobs = [*_closing(settings, pool, clock), *_reconciliation(settings, pool)]
+    jobs = [
+        *_closing(settings, pool, clock),
+        *payment_jobs(pool, clock, settings=settings),
+        *_reconciliation(settings, pool),
+        *_notices(settings, pool, clock),
+    ]
     names = [job.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two jobs are called {', '.join(twice)}")
@@ -37,3 +44,17 @@ def _reconciliation(settings: Settings, pool: Pool) -> Sequence[Job]:
     if not settings.billing_reconcile_minutes:
         return ()
     return (reconciliation_job(pool, every=timedelta(minutes=settings.billing_reconcile_minutes)),)
+
+
+def _notices(settings: Settings, pool: Pool, clock: Clock) -> Sequence[Job]:
+    jobs = [forget_deliveries_job(pool, clock, keep=timedelta(days=settings.billing_webhook_keep_days))]
+    if settings.billing_watch_minutes:
+        watch = watch_job(
+            pool,
+            clock,
+            every=timedelta(minutes=settings.billing_watch_minutes),
+            expiring_days=settings.billing_expiring_days,
+            unrated_after=timedelta(minutes=settings.billing_unrated_minutes),
+        )
+        jobs.append(watch)
+    return jobs
