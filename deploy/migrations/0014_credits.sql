@@ -450,7 +450,7 @@ BEGIN
         entry.transaction_type := 'expiry';
         entry.amount := -expired.remaining;
         entry.description := concat_ws(': ', 'Expired', expired.name);
-        entry.idempotency_key := 'expiry:' || expired.id;
+        entry.idempotency_key := format('expiry:%s:%s', expired.id, expired.withdrawn);
         entry.metadata := jsonb_build_object('grant_id', expired.id, 'expired_at', expired.expires_at);
         entry := post_credit_transaction(entry);
         PERFORM burn_credit_grants(ARRAY[entry.id], ARRAY[p_user], ARRAY[entry.sequence], ARRAY[expired.remaining], false, ARRAY[expired.id]);
