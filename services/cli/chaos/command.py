@@ -13,9 +13,11 @@ EXIT_DIFFERS = 1
 def chaos(
     *,
     seed: Annotated[int, typer.Option(help="The same seed injects the same faults in the same order.")] = 1,
-    faults: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many faults to inject.")] = 30,
-    events: Annotated[int, typer.Option(min=0, max=100_000_000, help="Valid events to send at least.")] = 0,
-    rate: Annotated[float, typer.Option(min=1, help="Records sent a second.")] = 500.0,
+    faults: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many faults to inject.")] = 200,
+    events: Annotated[
+        int, typer.Option(min=0, max=100_000_000, help="Events to send at least; 0: 300 for each fault.")
+    ] = 0,
+    rate: Annotated[float, typer.Option(min=50, help="Records sent a second at most.")] = 2_000.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -23,18 +25,24 @@ def chaos(
 ) -> int:
     """Kill, stop, cut off and overload a pipeline of its own while traffic flows, then compare what was sent with what is stored.
 
-    Starts its own Kafka and Postgres, whatever the environment names. Exit code 0 only if nothing was lost, doubled or billed twice.
+    Starts its own Kafka and Postgres, whatever the environment names. Ctrl-C ends the faults early: what was sent until then is
+    compared all the same. Exit code 0 only if nothing was lost, doubled or billed twice.
     """
     import asyncio  # noqa: PLC0415 (slow to import)
     import json  # noqa: PLC0415
 
-    from services.cli.chaos.run import Options, describe, run  # noqa: PLC0415
+    from services.cli.chaos.report import markdown  # noqa: PLC0415
+    from services.cli.chaos.run import run  # noqa: PLC0415
+    from services.cli.chaos.show import Progress  # noqa: PLC0415
+    from services.cli.chaos.staging import Options  # noqa: PLC0415
+    from services.cli.checks import console  # noqa: PLC0415
     from shared.logs import configure_logs  # noqa: PLC0415
 
     configure_logs("error", service="chaos")
     options = Options(seed, faults, events, rate)
-    result = asyncio.run(run(options, lambda line: typer.echo(line, err=as_json)))
-    text = result.markdown(" ".join(describe(options)))
+    with Progress(console(stderr=as_json), faults=faults, events=options.wanted) as progress:
+        result = asyncio.run(run(options, progress.say, progress))
+    text = markdown(result)
     if report:
         report.write_text(text, encoding="utf-8")
     typer.echo(json.dumps(result.document()) if as_json else text)

@@ -1,108 +1,171 @@
-"""Failpoints: named moments at which a worker of the harness dies by its own SIGKILL when it is told to.
+"""Failpoints: named moments at which a process of the harness does to itself what it was told to: die, lose its connection, be slow.
 
-The services contain none of this: the harness starts its workers through `services.cli.chaos.child`, which wraps the functions at whose
-edges the moments lie. So nothing can be switched on by accident where workers are started in any other way. A moment is chosen by a file:
-`<directory>/<worker>` holds its name; who passes there removes the file and is gone.
+The services contain none of this: the harness starts them through `services.cli.chaos.child`, which wraps the database
+driver and the Kafka client of that process. So nothing can be switched on by accident where workers are started in any
+other way. What is to happen is said by a file: `<directory>/<process>` holds "point action"; who passes there removes the
+file first. A second file, `<process>.clock`, holds seconds by which the process' clock is off.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
-from importlib import import_module
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from services.cli.chaos.points import edge_of
 from shared.errors import ConfigurationError
 
 DIRECTORY: Final = "TALLYSTICK_FAILPOINTS"
 TOKEN: Final = "TALLYSTICK_FAILPOINTS_TOKEN"  # noqa: S105 – the name of a variable
 TOKEN_FILE: Final = "token"  # noqa: S105
+LOCK_TIMEOUT: Final = "1500ms"
+"""Of the harness' workers; 30 s in production. Waiting for a lock so long would be a test of patience."""
 
-EDGES: Final = ("lock", "insert", "position", "commit", "publish", "kafka_commit")
-POINTS: Final[Sequence[str]] = tuple(f"{side}_{edge}" for edge in EDGES for side in ("before", "after"))
-_INSERTS: Final = {
-    "ingest": ("services.ingest.store:UsageLog", "insert"),
-    "aggregator": ("services.aggregator.store", "add_summaries"),
-    "billing": ("services.billing.rating.store", "insert_rated"),
-}
-_POSITIONS: Final = {
-    "ingest": "services.ingest.store",
-    "aggregator": "services.aggregator.store",
-    "billing": "services.billing.rating.store",
-}
-
-_in_batch: ContextVar[bool] = ContextVar("in_batch", default=False)
+DIE, CUT, FAIL, STALL, COORDINATOR = "die", "cut", "fail", "stall", "coordinator"
+STALL_SECONDS: Final = 1.0
+POLL: Final = "poll"
+"""The point at which a consumer fetches: where a coordinator is lost."""
 
 
-def choose(directory: Path, worker: str, point: str) -> None:
-    """Let `worker` die the next time that it passes `point`."""
-    aside = directory / f"{worker}.new"
-    aside.write_text(point, encoding="ascii")
-    aside.replace(directory / worker)
+def choose(directory: Path, process: str, point: str, action: str) -> None:
+    """Let `process` do `action` to itself the next time that it passes `point`."""
+    _write(directory, process, f"{point} {action}")
 
 
-def passed(directory: Path, worker: str) -> bool:
-    """Whether the worker has come by the point that was chosen for it."""
-    return not (directory / worker).exists()
+def passed(directory: Path, process: str) -> bool:
+    """Whether the process has come by the point that was chosen for it."""
+    return not (directory / process).exists()
 
 
-def withdraw(directory: Path, worker: str) -> None:
-    """Let the worker live after all."""
-    (directory / worker).unlink(missing_ok=True)
+def withdraw(directory: Path, process: str) -> None:
+    """Let the process be."""
+    (directory / process).unlink(missing_ok=True)
+
+
+def set_clock(directory: Path, process: str, off: timedelta) -> None:
+    """Put the clock of `process` wrong by `off`, or right again; it stays so when the process is started anew."""
+    _write(directory, f"{process}.clock", str(off.total_seconds()))
+
+
+def _write(directory: Path, name: str, text: str) -> None:
+    aside = directory / f".{name}.new"
+    aside.write_text(text, encoding="ascii")
+    aside.replace(directory / name)
 
 
 class Failpoints:
-    """The failpoints of this process."""
+    """The failpoints of this process, which is one of `service`."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, service: str) -> None:
+        self._file, self._service = file, service
+        self._place = str(file)
+        self._clock = file.with_name(f"{file.name}.clock")
 
-    def come_by(self, point: str) -> None:
-        """Die here if this is the moment."""
-        try:
-            chosen = self._file.read_text(encoding="ascii")
-        except FileNotFoundError:
-            return
-        if chosen == point:
-            with contextlib.suppress(FileNotFoundError):
-                self._file.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+    def install(self) -> None:
+        """Wrap what talks to Postgres and Kafka, and the clock."""
+        import asyncpg  # noqa: PLC0415 – after the fork of the zygote these are there already
+        from aiokafka import AIOKafkaConsumer  # noqa: PLC0415
+        from asyncpg.transaction import Transaction  # noqa: PLC0415
 
-    def install(self, service: str) -> None:
-        """Wrap the edges of one service's commit."""
-        self._wrap("shared.positions:Positions", "lock", "lock", within=True)
-        self._wrap(*_INSERTS[service], "insert")
-        self._wrap(_POSITIONS[service], "advance_position", "position")
-        self._wrap("asyncpg.transaction:Transaction", "commit", "commit", batches_only=True)
-        self._wrap("shared.kafka:OutboxProducer", "__call__", "publish")
-        self._wrap("aiokafka:AIOKafkaConsumer", "commit", "kafka_commit")
+        from shared.clock import SystemClock  # noqa: PLC0415
+        from shared.kafka import OutboxProducer  # noqa: PLC0415
 
-    def _wrap(self, place: str, name: str, edge: str, *, within: bool = False, batches_only: bool = False) -> None:
-        """Come by before and after a function. `within` begins a batch's transaction; `batches_only` heeds only its end."""
-        module, _, attribute = place.partition(":")
-        owner: Any = import_module(module)
-        owner = getattr(owner, attribute) if attribute else owner
+        for name in ("execute", "fetch", "fetchrow", "fetchval"):
+            self._wrap(asyncpg.Connection, name, lambda given: edge_of(self._service, given[1]), lambda given: given[0])
+        self._wrap(asyncpg.Connection, "copy_records_to_table", self._copied, lambda given: given[0])
+        self._wrap(
+            Transaction, "commit", lambda given: None if given[0]._nested else "commit", lambda g: g[0]._connection
+        )
+        self._wrap(OutboxProducer, "__call__", lambda _: "publish", None)
+        self._wrap(AIOKafkaConsumer, "commit", lambda _: "kafka_commit", None)
+        self._wrap(AIOKafkaConsumer, "getmany", lambda _: POLL, lambda given: given[0])
+        self._shift(SystemClock)
+        _shorten_lock_timeout(asyncpg)
+
+    def _copied(self, given: tuple[Any, ...]) -> str | None:
+        return edge_of(self._service, f"COPY {given[1]}")
+
+    def _wrap(
+        self,
+        owner: Any,
+        name: str,
+        edge_at: Callable[[tuple[Any, ...]], str | None],
+        client_of: Callable[[tuple[Any, ...]], Any] | None,
+    ) -> None:
         original: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
         async def wrapped(*given: Any, **named: Any) -> Any:
-            if batches_only and (not _in_batch.get() or given[0]._nested):
+            edge = edge_at(given)
+            if edge is None or not os.path.exists(self._place):  # noqa: PTH110, ASYNC240 – quick enough
                 return await original(*given, **named)
-            self.come_by(f"before_{edge}")
+            client = client_of(given) if client_of else None
+            await self._come_by(f"before_{edge}", client)
             result = await original(*given, **named)
-            self.come_by(f"after_{edge}")
-            if within or batches_only:
-                _in_batch.set(within)
+            await self._come_by(f"after_{edge}", client)
             return result
 
         setattr(owner, name, wrapped)
 
+    async def _come_by(self, point: str, client: Any) -> None:
+        """Do here what was chosen, if this is the point."""
+        try:
+            chosen, _, action = self._file.read_text(encoding="ascii").partition(" ")
+        except FileNotFoundError:
+            return
+        if chosen != point:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._file.unlink()
+        await _act(action, client)
 
-def of_this_process(environ: dict[str, str], worker: str) -> Failpoints:
-    """Return the failpoints of a worker. Raises `ConfigurationError` unless the harness itself has started it, with its token."""
+    def _shift(self, clock: Any) -> None:
+        right = clock.now
+
+        def now(itself: Any) -> Any:
+            try:
+                return right(itself) + timedelta(seconds=float(self._clock.read_text(encoding="ascii")))
+            except FileNotFoundError:
+                return right(itself)
+
+        clock.now = now
+
+
+async def _act(action: str, client: Any) -> None:
+    match action:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "cut":  # as when the network fails: nobody says goodbye
+            client._transport.abort()
+            raise ConnectionResetError("cut by the harness")
+        case "fail":
+            from aiokafka.errors import RequestTimedOutError  # noqa: PLC0415
+
+            raise RequestTimedOutError("refused by the harness")
+        case "coordinator":  # what the client does when the broker answers NOT_COORDINATOR
+            client._coordinator.coordinator_dead()
+        case "stall":
+            await asyncio.sleep(STALL_SECONDS)
+        case _:
+            raise ConfigurationError(f"no such action at a failpoint: {action}")
+
+
+def _shorten_lock_timeout(asyncpg: Any) -> None:
+    create_pool = asyncpg.create_pool
+
+    def shorter(*given: Any, **named: Any) -> Any:
+        named["server_settings"] = {**named.get("server_settings", {}), "lock_timeout": LOCK_TIMEOUT}
+        return create_pool(*given, **named)
+
+    asyncpg.create_pool = shorter
+
+
+def of_this_process(environ: dict[str, str], process: str, service: str) -> Failpoints:
+    """Return the failpoints of a process. Raises `ConfigurationError` unless the harness itself has started it, with its token."""
     directory, token = environ.get(DIRECTORY), environ.get(TOKEN)
     if not directory or not token:
         raise ConfigurationError("failpoints are for workers that 'tallystick chaos' starts")
@@ -112,4 +175,4 @@ def of_this_process(environ: dict[str, str], worker: str) -> Failpoints:
         known = ""
     if known != token:
         raise ConfigurationError(f"{TOKEN} is not the token of the harness in {directory}")
-    return Failpoints(Path(directory) / worker)
+    return Failpoints(Path(directory) / process, service)

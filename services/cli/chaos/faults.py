@@ -3,88 +3,156 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.cli.chaos.failpoints import POINTS
+from services.cli.chaos.points import points
 
 KILL: Final = "worker killed"
-FAILPOINT: Final = "worker killed at a commit point"
+KILL_AT_POINT: Final = "worker killed at a commit point"
+CUT: Final = "connection to the database lost at a commit point"
+STALL: Final = "worker slow at a commit point, holding its locks"
+PUBLISH: Final = "publishing fails, before or after the broker has it"
+COORDINATOR: Final = "group's coordinator lost"
+PAUSE: Final = "worker stopped for a moment"
 FREEZE: Final = "worker stopped beyond its session (zombie)"
 STORM: Final = "rebalance storm"
-BROKER: Final = "broker killed"
-POSTGRES: Final = "Postgres killed"
-TERMINATE: Final = "sessions terminated"
-LOCK: Final = "position row locked"
+SESSION: Final = "database session terminated"
+SESSIONS: Final = "all database sessions terminated"
+LOCK: Final = "row locked"
+LOCK_TIMEOUT: Final = "lock timeout"
+PARTITION: Final = "month's partition missing"
 READ_ONLY: Final = "database read-only"
-PARTITION: Final = "month's partition dropped"
+DISK_FULL: Final = "disk full"
+SILENT: Final = "database does not answer"
+POSTGRES: Final = "Postgres killed"
+POSTGRES_AWAY: Final = "Postgres away for long"
+BROKER: Final = "broker killed"
+BROKER_AWAY: Final = "broker away for long"
+CLOSING: Final = "period closed twice at once, one killed"
+CLOCK: Final = "clocks a day off"
+RETENTION: Final = "retention overran the position"
+TOPIC: Final = "topic recreated"
 
 WEIGHTS: Final = {
-    FAILPOINT: 40,
-    KILL: 20,
-    TERMINATE: 14,
-    LOCK: 8,
-    PARTITION: 4,
-    READ_ONLY: 4,
-    POSTGRES: 4,
-    BROKER: 3,
-    STORM: 2,
-    FREEZE: 2,
+    CUT: 2_500,
+    KILL_AT_POINT: 2_100,
+    SESSION: 2_000,
+    PUBLISH: 800,
+    COORDINATOR: 500,
+    PAUSE: 500,
+    STALL: 450,
+    KILL: 350,
+    LOCK: 250,
+    CLOSING: 200,
+    PARTITION: 100,
+    LOCK_TIMEOUT: 80,
+    SESSIONS: 80,
+    READ_ONLY: 25,
+    DISK_FULL: 20,
+    STORM: 10,
+    POSTGRES: 10,
+    SILENT: 8,
+    FREEZE: 8,
+    BROKER: 8,
+    CLOCK: 6,
+    RETENTION: 5,
+    TOPIC: 1,
+    POSTGRES_AWAY: 0,
+    BROKER_AWAY: 0,
 }
 """Each class with its share of the faults; every class comes at least once when there are that many faults."""
 
-SLOW: Final = frozenset({BROKER, POSTGRES, STORM, FREEZE, READ_ONLY, LOCK})
-"""Classes that take away for a while what others need to recover: who is struck beside one of them is not timed."""
+ALONE: Final = frozenset({TOPIC, RETENTION, CLOCK, POSTGRES_AWAY, BROKER_AWAY})
+"""Classes beside which nothing else strikes: a person has to decide in them, or the model has to know who read what."""
+OF_A_WORKER: Final = frozenset({KILL, KILL_AT_POINT, CUT, STALL, PUBLISH, COORDINATOR, PAUSE, FREEZE})
+AT_A_POINT: Final = frozenset({KILL_AT_POINT, CUT, STALL, PUBLISH})
+LANES: Final = {
+    **dict.fromkeys((SESSION, SESSIONS), "sessions"),
+    **dict.fromkeys((LOCK, LOCK_TIMEOUT), "locks"),
+    **dict.fromkeys((READ_ONLY, DISK_FULL, SILENT, POSTGRES), "database"),
+    BROKER: "broker",
+    STORM: "storm",
+    PARTITION: "partition",
+    CLOSING: "closing",
+}
+"""Who is struck, where it is no worker: two faults of one lane do not strike at once."""
 
-TOGETHER: Final = 3
-"""Most faults that strike at once."""
+TIMED: Final = frozenset(WEIGHTS) - {PAUSE, STALL, CLOSING, CLOCK, PARTITION}
+"""Classes that something recovers from."""
+SAMPLE: Final = 1_000
+"""One fault of each of them is timed, alone, and one more for so many faults of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: its class, the worker that it strikes if it strikes one, and at which commit point."""
+    """One fault: its class, the worker and the commit point that it strikes, if any. `number` decides what else is to be chosen."""
 
     kind: str
     worker: str = ""
     point: str = ""
-    partition: int = 0
-    delay: float = 0.0
-    """Seconds from the beginning of its round."""
+    number: int = 0
+    timed: bool = False
+
+    @property
+    def lane(self) -> str:
+        """What it takes hold of."""
+        return self.worker or LANES.get(self.kind, self.kind)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else may strike beside it."""
+        return self.timed or self.kind in ALONE
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.kind, self.worker, self.point)))
+        return ": ".join(filter(None, (self.kind, " ".join(filter(None, (self.worker, self.point))))))
 
 
-def plan(seed: int, faults: int, workers: Sequence[str], partitions: int) -> list[list[Fault]]:
-    """Return rounds of faults that strike together. No round has two faults of one worker, nor two of the slow classes."""
+def plan(seed: int, faults: int, workers: Sequence[str]) -> list[Fault]:
+    """Return the faults of a run in the order in which they strike; each worker is struck at each of its points in turn."""
     rng = random.Random(seed)
     kinds = list(WEIGHTS)[:faults]
     kinds += rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=faults - len(kinds))
     rng.shuffle(kinds)
-    points = [(worker, point) for worker in workers for point in POINTS]
-    rng.shuffle(points)
-    rounds: list[list[Fault]] = []
-    while kinds:
-        struck: set[str] = set()
-        present: list[Fault] = []
-        for kind in [kinds.pop() for _ in range(min(len(kinds), rng.randint(1, TOGETHER)))]:
-            fault = _draw(rng, kind, workers, points, partitions)
-            if (fault.worker or fault.kind) in struck:
-                rounds.append([fault])
-            else:
-                struck.add(fault.worker or fault.kind)
-                present.append(fault)
-        rounds.append(present)
-    return rounds
+    choose = _Points(rng, workers)
+    most, seen, found = 1 + faults // SAMPLE, Counter[str](), list[Fault]()
+    for kind in kinds:
+        worker, point = choose(kind)
+        found.append(Fault(kind, worker, point, rng.randrange(1 << 30), timed=kind in TIMED and seen[kind] < most))
+        seen[kind] += 1
+    return found
 
 
-def _draw(
-    rng: random.Random, kind: str, workers: Sequence[str], points: list[tuple[str, str]], partitions: int
-) -> Fault:
-    worker = rng.choice(list(workers)) if kind in (KILL, FREEZE) else ""
-    point = ""
-    if kind == FAILPOINT:  # each worker at each point in turn
-        worker, point = points.pop(0)
-        points.append((worker, point))
-    return Fault(kind, worker, point, rng.randrange(partitions), round(rng.uniform(0, 1.5), 3))
+class _Points:
+    """Deals out workers and points, for each class in turn."""
+
+    def __init__(self, rng: random.Random, workers: Sequence[str]) -> None:
+        self._rng, self._workers = rng, workers
+        self._left: dict[str, list[tuple[str, str]]] = {}
+
+    def __call__(self, kind: str) -> tuple[str, str]:
+        if kind == CLOSING:
+            return "", self._next(kind, [("", point) for point in points("closing")])[1]
+        if kind in AT_A_POINT:
+            all_ = [(w, p) for w in self._workers for p in points(service_of(w)) if _fits(kind, p)]
+            return self._next(kind, all_)
+        return (self._rng.choice(list(self._workers)), "") if kind in OF_A_WORKER else ("", "")
+
+    def _next(self, kind: str, all_: list[tuple[str, str]]) -> tuple[str, str]:
+        if not self._left.get(kind):
+            self._left[kind] = self._rng.sample(all_, len(all_))
+        return self._left[kind].pop()
+
+
+def _fits(kind: str, point: str) -> bool:
+    edge = point.partition("_")[2]
+    if kind == PUBLISH:
+        return edge == "publish"
+    return kind == KILL_AT_POINT or edge not in ("publish", "kafka_commit")
+
+
+def service_of(worker: str) -> str:
+    """Return the service of a worker's name."""
+    return worker.rpartition("-")[0]

@@ -1,4 +1,4 @@
-"""What came of a chaos run: figures, and the report for a person."""
+"""What came of a chaos run: its figures."""
 
 from __future__ import annotations
 
@@ -6,113 +6,137 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from services.billing.reconciliation import Check
-from services.cli.demo.books import Expected, Usage
+from services.cli.chaos import faults
+from services.cli.chaos.faults import Fault
+from services.cli.chaos.memory import MOST_MIB
+
+RECOVERY_LIMITS: Final = {
+    faults.KILL: 15.0,
+    faults.KILL_AT_POINT: 15.0,
+    faults.POSTGRES: 30.0,
+    faults.POSTGRES_AWAY: 30.0,
+    faults.BROKER: 60.0,
+    faults.BROKER_AWAY: 60.0,
+}
+"""Seconds within which everything must move again."""
 
 
 @dataclass(slots=True)
 class Result:
-    """Figures of one run. Recovery in seconds: from the end of a fault's cause to all workers ready and every service moving again."""
+    """Figures of one run. Recovery in seconds: from the end of a fault's cause to all workers ready, all lag of then gone."""
 
+    command: str
     seed: int
     commit: str
+    machine: str
+    planned: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    """Faults that did not come about, since their point was not passed in time."""
+    points: Counter[str] = field(default_factory=Counter)
     injected: list[str] = field(default_factory=list)
     recovery: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    told: dict[str, list[float]] = field(default_factory=dict)
+    record_faults: dict[str, int] = field(default_factory=dict)
+    announced_losses: int = 0
     published: int = 0
     events: int = 0
-    traffic: dict[str, int] = field(default_factory=dict)
+    invoices: int = 0
     lost: int = 0
     doubled: int = 0
     double_billed: int = 0
     unbilled: int = 0
     seconds: float = 0.0
+    striking_seconds: float = 0.0
     checks: int = 0
     failed_checks: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+    memory_over_time: list[dict[str, float]] = field(default_factory=list)
+    disk_is_real: bool = False
+    interrupted: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether all was exactly as it must be."""
         return not (self.lost or self.doubled or self.double_billed or self.unbilled or self.failed_checks)
 
-    def struck(self, kind: str, seconds: float | None) -> None:
-        """Enter a fault, and how long it took to recover from it; None if that says nothing of this fault."""
-        self.faults[kind] += 1
-        if seconds is not None:
-            self.recovery[kind].append(seconds)
+    def struck(self, fault: Fault, *, came_about: bool) -> None:
+        """Enter a fault. One at a commit point that was not passed is another one, or none."""
+        if came_about:
+            self.faults[fault.kind] += 1
+            if fault.point:
+                self.points[f"{fault.point} ({fault.kind})"] += 1
+        else:
+            self.missed[fault.kind] += 1
+            if fault.kind == faults.KILL_AT_POINT:  # it was killed where it was
+                self.faults[faults.KILL] += 1
 
-    def sent(self, expected: Expected) -> None:
-        """Enter what was sent, by the generator's own books."""
-        self.published, self.events = expected.published, expected.inserted
-        self.traffic = {"resent": expected.duplicates, "unknown subscription": expected.held, **expected.rejected}
-
-    def compare(self, expected: Expected, stored: Mapping[str, Usage], rated: Mapping[str, int]) -> None:
-        """Count what is missing and what is too much, subscription by subscription."""
-        for subscription in expected.by_subscription.keys() | stored.keys() | rated.keys():
-            sent = expected.by_subscription.get(subscription, Usage()).requests
-            kept = stored.get(subscription, Usage()).requests
-            billed = rated.get(subscription, 0)
-            self.lost += max(0, sent - kept)
-            self.doubled += max(0, kept - sent)
-            self.double_billed += max(0, billed - sent)
-            self.unbilled += max(0, sent - billed)
+    def recovered(self, kind: str, seconds: float) -> None:
+        """Enter how long it took to recover from a fault that struck alone."""
+        self.recovery[kind].append(seconds)
 
     def prove(self, checks: Sequence[Check]) -> None:
-        """Enter the verdicts of the books and of reconciliation."""
-        self.checks = len(checks)
-        self.failed_checks = [f"{check.name}: {check.left} / {check.right}" for check in checks if not check.holds]
+        """Enter verdicts."""
+        self.checks += len(checks)
+        self.failed_checks += [
+            f"{check.name}: {check.left} / {check.right} {'; '.join(check.differing[:3])}"
+            for check in checks
+            if not check.holds
+        ]
+
+    def prove_limits(self) -> None:
+        """Enter whether recovery and memory stayed within their limits."""
+        within = {kind: max(took) for kind, took in self.recovery.items() if kind in RECOVERY_LIMITS}
+        self.checks += len(within) + len(self.memory)
+        self.failed_checks += [
+            f"recovery after '{kind}': {most:.1f} s, {RECOVERY_LIMITS[kind]:.0f} are the limit"
+            for kind, most in within.items()
+            if most > RECOVERY_LIMITS[kind]
+        ]
+        self.failed_checks += [
+            f"memory of {service}: {most:.0f} MiB, {MOST_MIB:.0f} are the limit"
+            for service, most in self.memory.items()
+            if most > MOST_MIB
+        ]
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object that `--json` prints."""
         return {
+            "command": self.command,
             "seed": self.seed,
             "commit": self.commit,
             "passed": self.passed,
+            "interrupted": self.interrupted,
             "faults": self.faults.total(),
+            "planned": self.planned,
             "by_class": dict(self.faults),
+            "missed": dict(self.missed),
+            "by_point": dict(sorted(self.points.items())),
+            "record_faults": self.record_faults,
             "published": self.published,
             "events": self.events,
-            "traffic": self.traffic,
+            "announced_losses": self.announced_losses,
+            "invoices": self.invoices,
             "lost": self.lost,
             "doubled": self.doubled,
             "double_billed": self.double_billed,
             "unbilled": self.unbilled,
-            "recovery_seconds": {
-                kind: {"median": round(median(took), 1), "max": round(max(took), 1)}
-                for kind, took in sorted(self.recovery.items())
-            },
+            "recovery_seconds": summary(self.recovery),
+            "told_seconds": summary(self.told),
+            "memory_mib": {service: round(most) for service, most in self.memory.items()},
             "seconds": round(self.seconds, 1),
             "checks": self.checks,
             "failed_checks": self.failed_checks,
             "injected": self.injected,
         }
 
-    def markdown(self, command: str) -> str:
-        """Return the report as it is kept in docs/."""
-        rows = [
-            f"| {kind} | {count} | {_seconds(self.recovery.get(kind))} |" for kind, count in self.faults.most_common()
-        ]
-        refused = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.traffic.items()))
-        return "\n".join(
-            [
-                f"# {self.faults.total():,} faults, {self.events:,} events: {'passed' if self.passed else 'FAILED'}",
-                "",
-                f"`{command}` at commit `{self.commit}`, seed {self.seed}, {self.seconds:,.0f} s.",
-                "",
-                f"- {self.published:,} records published, {self.events:,} of them valid, distinct events; besides: {refused}",
-                f"- lost {self.lost}, doubled {self.doubled}, double-billed {self.double_billed}, not billed {self.unbilled}",
-                f"- {self.checks - len(self.failed_checks)} of {self.checks} checks hold"
-                + "".join(f"\n  - DIFFERS: {check}" for check in self.failed_checks),
-                "",
-                "| fault | injected | recovered in seconds: median (most) |",
-                "|---|---:|---:|",
-                *rows,
-                "",
-            ]
-        )
 
-
-def _seconds(took: Sequence[float] | None) -> str:
-    return f"{median(took):.1f} ({max(took):.1f})" if took else "–"
+def summary(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Return the number, the median and the largest of the times of each class."""
+    return {
+        kind: {"timed": len(took), "median": round(median(took), 1), "max": round(max(took), 1)}
+        for kind, took in sorted(times.items())
+    }

@@ -1,10 +1,12 @@
-"""A Kafka and a Postgres of the harness's own, to be killed and started again."""
+"""A Kafka and a Postgres of the harness's own, to be killed, stopped, filled up and started again."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +14,18 @@ from deploy.local.directory import StackDirectory
 from deploy.local.kafka import Kafka
 from deploy.local.postgres import Postgres
 from deploy.local.server import Options, Say
+from services.cli.chaos.small_disk import SmallDisk
 from shared.errors import ServiceUnavailable, TallystickError
 
-_ATTEMPTS: Final = 20
-_SAFE_ENOUGH: Final = {"synchronous_commit": "on"}
+_ATTEMPTS: Final = 40
+_POSTGRES_SETTINGS: Final = {
+    "synchronous_commit": "on",
+    "shared_buffers": "512MB",
+    "max_wal_size": "4GB",
+    "allow_in_place_tablespaces": "on",
+}
 """Without fsync a killed server loses nothing as long as the machine stays up, but only what was written: no commit may be reported before."""
+_KAFKA_PROPERTIES: Final = {"message.max.bytes": str(16 * 2**20), "delete.topic.enable": "true"}
 
 
 class Servers:
@@ -25,11 +34,22 @@ class Servers:
     def __init__(self, directory: Path) -> None:
         place = StackDirectory(directory)
         place.create()
-        options = Options(directory, ("postgres", "kafka"), durable=False, postgres_settings=_SAFE_ENOUGH)
+        options = Options(
+            directory,
+            ("postgres", "kafka"),
+            durable=False,
+            postgres_settings=_POSTGRES_SETTINGS,
+            kafka_properties=_KAFKA_PROPERTIES,
+        )
         self._place = place
         self.kafka = Kafka(place, options, os.environ)
         self.postgres = Postgres(place, options, os.environ)
+        self.small_disk = SmallDisk()
         self.database_url = self.bootstrap_servers = ""
+
+    @property
+    def postgres_log(self) -> Path:
+        return self._place.postgres_log
 
     async def start(self, say: Say) -> None:
         """Start both. Raises `LocalStackError`."""
@@ -61,10 +81,37 @@ class Servers:
                     )
                 return
 
+    @contextmanager
+    def postgres_stopped(self) -> Iterator[None]:
+        """Stop all processes of Postgres while the block runs: who connects waits, who asks gets no answer."""
+        process = self.postgres._process
+        pids = [] if process is None else [process.pid, *_children(process.pid)]
+        try:
+            _signal(pids, signal.SIGSTOP)
+            yield
+        finally:
+            _signal(reversed(pids), signal.SIGCONT)
+
     async def stop(self) -> None:
         """End both and throw their data away."""
         await asyncio.gather(self.kafka.stop(gracefully=False), self.postgres.stop(gracefully=False))
+        self.small_disk.unmount()
         self._place.purge()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
+
+
+def _signal(pids: Iterator[int] | list[int], how: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, how)
+        except ProcessLookupError:
+            continue
 
 
 def _silent(_: str) -> None:

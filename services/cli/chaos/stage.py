@@ -3,83 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from services.cli.chaos.sender import Sender
 from services.cli.chaos.servers import Servers
-from services.cli.demo.publish import Publisher
-from services.cli.demo.record import Record
-from services.cli.demo.sending import Sending
-from services.cli.demo.watch import Progress, Watch
-from services.cli.supervisor import Supervisor, ask
+from services.cli.chaos.traffic import Traffic
+from services.cli.chaos.workers import Workers, Zygote
+from services.cli.chaos.world import World
+from services.cli.supervisor import ask
 from shared.errors import ServiceUnavailable
+from shared.sql import Queries
 
+SQL: Final = Queries.load("services.cli.chaos")
 POLL_SECONDS: Final = 0.1
-RECOVERY_SECONDS: Final = 90.0
-"""Longer than that is no recovery."""
-_AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, KafkaError)
+RECOVERY_SECONDS: Final = 300.0
+"""Longer than that is no recovery, however busy the machine is."""
+AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, KafkaError)
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Publishes until it is told to end; `published` grows."""
+class Progress(NamedTuple):
+    """How many records and messages each service has read since the beginning."""
 
-    sending: Sending
-    publisher: Publisher
-    least: int
-    ending: bool = False
-    task: asyncio.Task[float] | None = None
-
-    def begin(self) -> None:
-        self.task = asyncio.create_task(asyncio.to_thread(self.publisher.publish, self._records()))
-
-    async def end(self) -> None:
-        """Let no record be drawn any more once `least` are out, and wait until the broker has all."""
-        self.ending = True
-        assert self.task is not None, "it has begun"  # noqa: S101
-        await self.task
-
-    def raise_failure(self) -> None:
-        """Raise what ended the traffic too early, if something did."""
-        if self.task and self.task.done():
-            self.task.result()
-
-    def _records(self) -> Iterator[Record]:
-        drawn = 0
-        records = self.sending.records()
-        while not self.ending or drawn < self.least:  # asked before drawing: what is drawn is in the books
-            record = next(records, None)
-            if record is None:
-                return
-            drawn += 1
-            yield record
+    ingested: int
+    aggregated: int
+    rated: int
 
 
 @dataclass(slots=True)
 class Stage:
-    """Everything that a fault can strike or look at. `points` is the directory of failpoints, `logs` that of the workers' logs."""
+    """Everything that a fault can strike or look at. `points` is the directory of failpoints, `logs` that of the logs.
 
+    `probes` draws records that a fault needs besides the traffic. `long` runs let faults last longer.
+    `problems` are what faults found wrong, in words.
+    """
+
+    world: World
     servers: Servers
-    workers: Supervisor
+    zygote: Zygote
+    workers: Workers
     pool: asyncpg.Pool
-    watch: Watch
+    sender: Sender
     traffic: Traffic
-    environ: dict[str, str]
+    probes: Traffic
     points: Path
     logs: Path
+    long: bool
+    problems: list[str] = field(default_factory=list)
+    told_seconds: dict[str, list[float]] = field(default_factory=dict)
+    """How long it took until every worker said that it is not ready, by class of fault."""
+    closed_hours: int = 0
+
+    @property
+    def ingest_workers(self) -> list[str]:
+        return [name for name in self.workers.names if name.startswith("ingest")]
 
     async def look(self) -> Progress | None:
         """Return how far everything is, or None while the database is away."""
         try:
             async with asyncio.timeout(10):
-                return await self.watch.look()
-        except _AWAY:
+                return Progress(**await self.pool.fetchrow(SQL["progress"]))
+        except AWAY:
             return None
 
     async def recovered(self) -> float:
@@ -88,38 +78,49 @@ class Stage:
         Raises `ServiceUnavailable` that says what does not move.
         """
         begun, before = monotonic(), None
-        published = self.traffic.publisher.published
+        published = self.sender.published
         while True:
-            self.traffic.raise_failure()
+            self.sender.raise_failure()
             now = await self.look()
             before = before or now
-            waiting = await self._not_ready()
-            if now and before and not waiting and self._moved(before, now, published):
+            waiting = await self.not_ready()
+            if now and before and not waiting and _moved(before, now, published):
                 return monotonic() - begun
             if monotonic() - begun > RECOVERY_SECONDS:
                 raise ServiceUnavailable(
-                    f"not recovered after {RECOVERY_SECONDS:.0f} s ({waiting or 'all are ready'}; {before} then, {now} now, {published} published "
-                    f"then): look into {self.logs}"
+                    f"not recovered after {RECOVERY_SECONDS:.0f} s ({waiting or 'all are ready'}; {before} then, {now} now, "
+                    f"{published} published then): look into {self.logs}"
                 )
             await asyncio.sleep(POLL_SECONDS)
 
-    def _moved(self, before: Progress, now: Progress, published: int) -> bool:
-        """Whether ingest has read what was published by then, and the others have applied something since."""
-        if self.traffic.task and self.traffic.task.done():
-            return True
-        return (
-            now.position >= published
-            and now.aggregated_messages > before.aggregated_messages
-            and now.rated_messages > before.rated_messages
-        )
+    async def drained(self) -> None:
+        """With the traffic paused: wait until every worker is ready and ingest has read all that was published."""
+        published, deadline = self.sender.published, monotonic() + RECOVERY_SECONDS
+        while True:
+            now, waiting = await self.look(), await self.not_ready()
+            if now and now.ingested >= published and not waiting:
+                return
+            if monotonic() > deadline:
+                raise ServiceUnavailable(
+                    f"{published} records are published, {now} are read, {waiting or 'all are ready'}: look into {self.logs}"
+                )
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _not_ready(self) -> dict[str, str]:
-        answers = await asyncio.gather(*(ask(spec.port, "/readyz") for spec in self.workers.specs))
-        return {
-            spec.name: said.strip()
-            for spec, (status, said) in zip(self.workers.specs, answers, strict=True)
-            if status != 200
-        }
+    async def not_ready(self, names: Sequence[str] | None = None) -> dict[str, str]:
+        """Return what workers say that are not ready: all, or those of `names`."""
+        specs = [spec for spec in self.workers.specs if names is None or spec.name in names]
+        answers = await asyncio.gather(*(ask(spec.port, "/readyz") for spec in specs))
+        return {spec.name: said.strip() for spec, (status, said) in zip(specs, answers, strict=True) if status != 200}
+
+    async def until_told(self, kind: str, seconds: float) -> None:
+        """Note how long it takes until no worker says any more that it is ready; a problem if that does not come in `seconds`."""
+        begun = monotonic()
+        while len(await self.not_ready()) < len(self.workers.specs):
+            if monotonic() - begun > seconds:
+                self.problems.append(f"{kind}: after {seconds:.0f} s a worker still said that it is ready")
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        self.told_seconds.setdefault(kind, []).append(monotonic() - begun)
 
     async def running(self, worker: str) -> None:
         """Wait until a worker's process runs: another fault may have struck it."""
@@ -127,17 +128,20 @@ class Stage:
         while worker not in self.workers.running:
             if monotonic() > deadline:
                 raise ServiceUnavailable(f"{worker} was not started again: look into {self.logs}")
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS / 2)
 
-    async def execute(self, sql: str, *given: Any) -> None:
-        """Run a statement of the harness; another fault may have the server down at this moment."""
+    async def execute(self, sql: str, *given: Any) -> Any:
+        """Run a statement of the harness, as often as need be; another fault may have the server down at this moment."""
         deadline = monotonic() + RECOVERY_SECONDS
         while True:
             try:
-                await self.pool.execute(sql, *given)
-            except _AWAY:
+                return await self.pool.fetchval(sql, *given)
+            except AWAY:
                 if monotonic() > deadline:
                     raise
                 await asyncio.sleep(POLL_SECONDS)
-            else:
-                return
+
+
+def _moved(before: Progress, now: Progress, published: int) -> bool:
+    """Whether ingest has read what was published by then, and the others have read something since."""
+    return now.ingested >= published and now.aggregated > before.aggregated and now.rated > before.rated

@@ -1,0 +1,48 @@
+"""How a run is shown while it goes on: bars on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+from time import monotonic
+from types import TracebackType
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+_PLAIN_SECONDS: Final = 5.0
+
+
+class Progress:
+    """Tells how far faults and traffic are; an `async`-free context manager around a run."""
+
+    def __init__(self, console: Console, *, faults: int, events: int) -> None:
+        self._console, self._faults, self._events = console, faults, events
+        self._begun, self._due = monotonic(), 0.0
+        columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars = Bars(*columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal)
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        self._fault_bar = self._bars.add_task("faults", total=self._faults, now="")
+        self._event_bar = self._bars.add_task("events", total=self._events, now="")
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, faults: int, events: int, now: str) -> None:
+        """Show the numbers of faults begun and of records sent, and what strikes now."""
+        if self._console.is_terminal:
+            self._bars.update(self._fault_bar, completed=faults, now=escape(now[:60]))
+            self._bars.update(self._event_bar, completed=min(events, self._events))
+        elif monotonic() >= self._due:
+            self._due = monotonic() + _PLAIN_SECONDS
+            self.say(f"{faults:,} of {self._faults:,} faults, {events:,} of {self._events:,} events: {now}")
+
+    def say(self, line: str) -> None:
+        """Tell one thing, with the seconds since the start."""
+        self._console.print(f"{monotonic() - self._begun:7.1f} s  {escape(line)}", highlight=False, soft_wrap=True)

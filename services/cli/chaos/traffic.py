@@ -1,0 +1,181 @@
+"""The records of a run, drawn from its seed (pure): valid events, and everything else that clients send.
+
+Drawn fast, for ten million of them: an event is a template that is filled in. Every record is entered in the books when
+it is drawn, and all that is drawn is published.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from services.cli.chaos.books import Books, Kind
+from services.cli.chaos.poison import POISON, Refused
+from services.cli.chaos.world import ITEMS, POWER_LEVELS, Subscription, World
+from services.cli.demo.record import Record
+from shared.contracts import SPEC_VERSION, USAGE_TYPE
+
+LATE: Final = 0.01
+OUT_OF_ORDER: Final = 0.05
+FAILED: Final = 0.03
+RESENT: Final = 0.008
+RESENT_LONG_AFTER: Final = 0.002
+CONFLICTING: Final = 0.000_4
+POISONED: Final = 0.003
+OF_STRANGERS: Final = 0.000_5
+"""Shares of the events."""
+
+_LATEST_SECONDS = 30 * 3_600
+_DISORDER_SECONDS = 300
+_DAY = 86_400
+_KEPT = 4_000
+_HEAD = f'{{"specversion":"{SPEC_VERSION}","type":"{USAGE_TYPE}","source":"'
+
+
+class _Sent(NamedTuple):
+    """An event that was sent, by which it can be sent again or contradicted."""
+
+    record: Record
+    subscription: Subscription
+    id: str
+    time: str
+    tokens: int
+
+
+class Traffic:
+    """Draws records; `books` grows with each. `share` of the way through, event times have reached that share of the days."""
+
+    def __init__(self, world: World, seed: int, events: int, *, prefix: str = "") -> None:
+        """`prefix` keeps the ids of this traffic apart from those of another one."""
+        self.world, self.books, self._prefix = world, Books(world), prefix
+        self._rng = random.Random(seed)
+        self._events = events
+        everyone = world.of("known", "latecomer")
+        self._rng.shuffle(everyone)
+        self._everyone = everyone
+        self._weights = list(accumulate(1 / (rank + 2) for rank in range(len(everyone))))
+        self._strangers = world.of("stranger")
+        self._start, self._now = world.start.timestamp(), world.now.timestamp()
+        self._recent: deque[_Sent] = deque(maxlen=500)
+        self._kept: list[_Sent] = []
+        self._number = 0
+        self._poison: list[str] = []
+
+    def records(self) -> Iterator[Record]:
+        """Yield records without an end; times stay at the present once `events` are drawn."""
+        random_, drawn = self._rng.random, 0
+        span = self._now - 120 - self._start
+        while True:
+            drawn += 1
+            time = self._start + span * min(1.0, drawn / self._events)
+            chance = random_()
+            if chance < LATE:
+                time -= random_() * _LATEST_SECONDS
+            elif chance < LATE + OUT_OF_ORDER:
+                time -= random_() * _DISORDER_SECONDS
+            yield self.event(max(time, self._start))
+            yield from self._extras()
+
+    def event(self, time: float, subscription: Subscription | None = None) -> Record:
+        """Draw a valid event at the POSIX time `time`, of anybody or of `subscription`, and enter it."""
+        random_ = self._rng.random
+        who = subscription or self._rng.choices(self._everyone, cum_weights=self._weights)[0]
+        item = who.item if random_() < 0.9 else 3
+        sent, prompt, answer, cached, latency, ok = self._draw(who, item, time)
+        kind = Kind(who.number, int((time - self._start) // _DAY), item, who.power, who.byok, ok)
+        self.books.accept(kind, prompt, answer, cached, latency)
+        if who.standing == "known":  # of two held events, attribution may well take the second first
+            self._recent.append(sent)
+            if len(self._kept) < _KEPT:
+                self._kept.append(sent)
+            elif random_() < 0.01:
+                self._kept[int(random_() * _KEPT)] = sent
+        return sent.record
+
+    def announced_loss(self, time: float) -> Record:
+        """Draw a valid event that will be lost: it is not entered here, but by whoever loses it."""
+        return self._draw(self._everyone[0], 0, time)[0].record
+
+    def refused(self, time: float, reason: str, what: str) -> Record:
+        """Draw a valid event that must be refused all the same, for `reason`, and enter it."""
+        self.books.refuse(what, reason)
+        return self._draw(self._everyone[0], 0, time)[0].record
+
+    def _draw(self, who: Subscription, item: int, time: float) -> tuple[_Sent, int, int, int, int, bool]:
+        random_ = self._rng.random
+        self._number += 1
+        id_ = f"{self._prefix}{self._number:x}"
+        is_tool = ITEMS[item].tool
+        prompt = 3 + int(2_000 * random_() ** 3)
+        answer = 0 if is_tool else 1 + int(800 * random_() ** 2)
+        cached = int(prompt * random_()) if random_() < 0.2 else 0
+        ok = random_() >= FAILED
+        latency = 50 + int(3_000 * random_())
+        when = datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        by_key = who.key_hash and random_() < 0.1
+        subject = "" if by_key else f'"subject":"{who.id}",'
+        key = f',"api_key_hash":"{who.key_hash}"' if by_key else ""
+        what = f'"{"tool_name" if is_tool else "model"}":"{ITEMS[item].name}"'
+        value = (
+            f'{_HEAD}{self.world.run}","id":"{id_}","time":"{when}",{subject}"data":{{{what},"provider":"chaos","request_tokens":{prompt},'
+            f'"response_tokens":{answer},"cached_tokens":{cached},"latency_ms":{latency},"status_code":{200 if ok else 503},'
+            f'"power_level":"{POWER_LEVELS[who.power][0]}","byok":{"true" if who.byok else "false"}{key}}}}}'
+        ).encode()
+        record = Record(str(who.id).encode(), value)
+        return _Sent(record, who, id_, when, prompt), prompt, answer, cached, latency, ok
+
+    # --- what else clients send ---------------------------------------------------------------------------------------
+
+    def _extras(self) -> Iterator[Record]:
+        chance = self._rng.random()
+        if chance < RESENT:
+            self.books.resent("resent at once")
+            yield self._rng.choice(self._recent).record if self._recent else self._again()
+        elif chance < (edge := RESENT + RESENT_LONG_AFTER):
+            self.books.resent("resent long after")
+            yield self._again()
+        elif chance < (edge := edge + CONFLICTING):
+            yield self._conflict()
+        elif chance < (edge := edge + POISONED):
+            yield self._poisoned()
+        elif chance < edge + OF_STRANGERS:
+            self.books.hold("of an unknown subscription")
+            who = self._rng.choice(self._strangers)
+            yield self._draw(who, who.item, self._now - 3_600)[0].record
+
+    def _again(self) -> Record:
+        return self._rng.choice(self._kept).record
+
+    def _conflict(self) -> Record:
+        """Return a record with the identity and the time of an earlier one, and another body."""
+        sent = self._rng.choice(self._kept)
+        assert sent.record.value is not None, "only events are kept"  # noqa: S101
+        self.books.refuse("same id, other body", "conflict")
+        found, changed = (
+            f'"request_tokens":{sent.tokens},'.encode(),
+            f'"request_tokens":{sent.tokens + 5_000},'.encode(),
+        )
+        return sent.record._replace(value=sent.record.value.replace(found, changed))
+
+    def _poisoned(self) -> Record:
+        """Return the next kind of bad record; every kind comes in turn."""
+        if not self._poison:
+            self._poison = sorted(POISON)
+            self._rng.shuffle(self._poison)
+        kind = self._poison.pop()
+        who = self._rng.choice(self._everyone)
+        self._number += 1
+        time = self.world.now - timedelta(hours=1)
+        made = POISON[kind](f"{self._prefix}{self._number:x}", str(who.id), time, self.world.run)
+        if isinstance(made, Refused):
+            self.books.refuse(kind, made.reason)
+            return made.record
+        used = made.usage
+        day = int((time.timestamp() - self._start) // _DAY)
+        self.books.record_faults[kind] += 1
+        self.books.accept(Kind(who.number, day, 0, 0, False, True), *used)
+        return made.record
