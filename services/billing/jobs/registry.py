@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from services.billing.credits.jobs import credit_jobs
 from services.billing.invoices.jobs import closing_job
 from services.billing.invoices.terms import Terms
 from services.billing.notices.jobs import forget_deliveries_job, watch_job
@@ -23,6 +24,7 @@ def all_jobs(settings: Settings, pool: Pool, clock: Clock) -> list[Job]:
     """Return the jobs that are switched on, with names that are unique: a name is the key of a job's runs for ever."""
     jobs = [
         *_closing(settings, pool, clock),
+        *credit_jobs(pool, clock),
         *payment_jobs(pool, clock, settings=settings),
         *_reconciliation(settings, pool),
         *_notices(settings, pool, clock),
