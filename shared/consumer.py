@@ -15,66 +15,33 @@ docs/explanation/exactly-once.md tells why, with the failure table.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
+from shared.advice import Advice
+from shared.backoff import backoff
 from shared.errors import BrokenInvariant
 from shared.fetching import watch_fetches
+from shared.lag import Lag
+from shared.membership import Membership
 from shared.metrics import ConsumerMetrics
 from shared.placement import OutOfPlace, check_position, fresh_records
 from shared.positions import Position, Positions
-from shared.postgres import Connection, Pool, transaction
+from shared.postgres import Pool, transaction
+from shared.slices import AfterCommit, Apply, Slice
+
+__all__ = ["AfterCommit", "Apply", "ExactlyOnceConsumer", "Slice"]
 
 log = structlog.get_logger("consumer")
 
-ADVISORY_COMMIT_SECONDS = 1.0
-ADVISORY_TIMEOUT_SECONDS = 5.0
 UNWATCHED_SECONDS = 0.2
 """Longer than `batch_timeout_ms`: a fetch that began before fetches were watched ends, with nothing, while all is paused."""
-BACKOFF_FIRST_SECONDS = 0.1
-BACKOFF_MOST_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Records of one partition that are not applied yet, in offset order, and the position they start from."""
-
-    position: Position
-    records: Sequence[ConsumerRecord[bytes, bytes]]
-
-    @property
-    def first_offset(self) -> int:
-        return self.position.next_offset
-
-    @property
-    def next_offset(self) -> int:
-        """The position once this slice is applied."""
-        return int(self.records[-1].offset) + 1
-
-    @property
-    def gaps(self) -> int:
-        """Offsets of the slice that hold no record: transaction markers and compacted records."""
-        return self.next_offset - self.first_offset - len(self.records)
-
-
-class AfterCommit(Protocol):
-    """What remains to be done once the slice is committed: remember, publish. May fail without harm: the outbox keeps it."""
-
-    async def __call__(self) -> None: ...
-
-
-class Apply(Protocol):
-    """Stores the effects of a slice *and advances its position* in the caller's transaction."""
-
-    async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit: ...
 
 
 @dataclass(slots=True)
@@ -86,6 +53,7 @@ class _Partition:
     sought: int | None = None
     seeks: int = 0
     failures: int = 0
+    placed: bool = False
     next_offset: int = 0
     busy: bool = False
     syncing: asyncio.Task[None] | None = None
@@ -100,11 +68,16 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     apply: Apply
     metrics: ConsumerMetrics
     lanes: int = 2
+    membership: Membership | None = None
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
+    _joined: bool = False
     _subscriber: Any = None
-    _advised: dict[TopicPartition, int] = field(default_factory=dict)
-    _advised_at: float = 0.0
-    _advising: asyncio.Task[None] | None = None
+    _advice: Advice = field(init=False)
+    _lag: Lag = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._advice = Advice(lambda: self._consumer, self._partitions)
+        self._lag = Lag(lambda: self._consumer, self._partitions, self.metrics)
 
     def bind(self, subscriber: Any) -> None:
         """Take the consumer from a FastStream subscriber, which makes it at start, before the first assignment."""
@@ -122,6 +95,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             state = self._partitions.pop(tp, None)
             if state and state.syncing:
                 state.syncing.cancel()
+        self._joined = bool(self._partitions)
         self._count()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -129,6 +103,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         tps = list(assigned)
         self._consumer.pause(*tps)
         first = watch_fetches(self._consumer, self._fetch_failed)
+        self._joined = True
         for tp in tps:
             self._partitions[tp] = _Partition()
             self._schedule_sync(tp, delay=UNWATCHED_SECONDS if first else 0.0)
@@ -152,7 +127,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                 return
             except Exception as error:
                 state.failures += 1
-                delay = _backoff(state.failures)
+                delay = backoff(state.failures)
                 log.warning(
                     "partition_sync_failed",
                     topic=tp.topic,
@@ -177,7 +152,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._consumer.seek(tp, position.next_offset)
         state.seeks += 1
         state.sought = state.next_offset = position.next_offset
-        state.synced = True
+        state.synced = state.placed = True
         self._consumer.resume(tp)
         self._count()
         log.info("partition_synced", topic=tp.topic, partition=tp.partition, position=position.next_offset, end=end)
@@ -216,7 +191,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             for partition, group in groupby(records, key=attrgetter("partition"))
         ]
         await asyncio.gather(*(one(tp, mine) for tp, mine in by_partition))
-        self._advise_soon()
+        self._advice.soon()
 
     async def _consume_partition(
         self, tp: TopicPartition, state: _Partition, records: list[ConsumerRecord[bytes, bytes]]
@@ -232,8 +207,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         finally:
             state.busy = False
         state.failures, state.sought, state.next_offset = 0, None, next_offset
-        self._advised[tp] = next_offset
-        self.metrics.progressed(tp.partition, next_offset, self._end(tp))
+        self._advice.note(tp, next_offset)
+        self.metrics.progressed(tp.partition, next_offset, self._lag.end(tp))
         try:
             await after_commit()
         except Exception as error:
@@ -272,7 +247,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             return
         state.failures += 1
         self.metrics.redelivered(type(error).__name__)
-        delay = 0.0 if isinstance(error, OutOfPlace) and state.failures == 1 else _backoff(state.failures)
+        delay = 0.0 if isinstance(error, OutOfPlace) and state.failures == 1 else backoff(state.failures)
         log.warning(
             "batch_failed", topic=tp.topic, partition=tp.partition, error=repr(error), failures=state.failures, retry_seconds=round(delay, 2),
             exc_info=error if state.failures == 3 else None,
@@ -280,38 +255,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._schedule_sync(tp, delay=delay)
         self._count()
 
-    def _advise_soon(self) -> None:
-        """Tell Kafka our positions, at most once a second: for lag tools and autoscalers, never for ourselves.
-
-        Beside consumption, which does not need Kafka's coordinator and does not wait for it.
-        """
-        if self._advised and (self._advising is None or self._advising.done()):
-            self._advising = asyncio.create_task(self._advise_later(), name="advise")
-
-    async def _advise_later(self) -> None:
-        earliest = self._advised_at + ADVISORY_COMMIT_SECONDS
-        await asyncio.sleep(max(0.0, earliest - asyncio.get_running_loop().time()))
-        await self._advise()
-
-    async def _advise(self) -> None:
-        offsets = {tp: offset for tp, offset in self._advised.items() if tp in self._partitions}
-        self._advised, self._advised_at = {}, asyncio.get_running_loop().time()
-        if not offsets:
-            return  # all of them were revoked meanwhile
-        try:
-            async with asyncio.timeout(ADVISORY_TIMEOUT_SECONDS):
-                await self._consumer.commit(offsets)
-        except Exception as error:
-            log.debug("advisory_commit_failed", error=repr(error))
-
     # --- state --------------------------------------------------------------------------------------------------------
-
-    def _end(self, tp: TopicPartition) -> int | None:
-        """Return where the partition ends for us, as of its last fetch; None if it was not fetched, or is not ours any more."""
-        try:
-            return self._consumer.last_stable_offset(tp)  # type: ignore[no-any-return]
-        except AssertionError:  # aiokafka's answer for a partition that was revoked while its batch ran
-            return None
 
     def _count(self) -> None:
         states = self._partitions.values()
@@ -320,6 +264,10 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     @property
     def not_ready(self) -> str | None:
         """Say why this consumer is not ready, or None if all its partitions run."""
+        if not self._joined:
+            return f"{self.metrics.topic}: not in its group yet"
+        if not self._partitions:
+            return self.membership.problem if self.membership else None
         halted = [f"{tp.topic}[{tp.partition}] halted: {s.halted}" for tp, s in self._partitions.items() if s.halted]
         waiting = [
             f"{tp.topic}[{tp.partition}] not synced"
@@ -330,31 +278,26 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
 
     async def lag(self) -> int:
         """Records that are known to wait, over the partitions that run."""
-        return sum([await self._lag(tp, s) for tp, s in list(self._partitions.items()) if s.synced])
+        return sum([await self._lag.of(tp, s) for tp, s in list(self._partitions.items()) if s.synced])
 
-    async def _lag(self, tp: TopicPartition, state: _Partition) -> int:
-        end = self._end(tp) or 0
-        behind = max(0, end - state.next_offset)
-        if not behind or state.busy:
-            return behind
-        try:
-            async with asyncio.timeout(1.0):
-                fetched = await self._consumer.position(tp)
-        except (TimeoutError, KafkaError):
-            return behind
-        return behind if fetched < end else 0  # all was handed out: what is left are transaction markers
+    async def look(self) -> None:
+        """Measure the lag, and see to it that an empty assignment is one that was meant. Now and then, beside consumption."""
+        if self._subscriber is None or self._subscriber.consumer is None:
+            return
+        await self._lag.measure()
+        if self.membership:
+            await self.membership.look(self._consumer, idle=self._joined and not self._partitions)
+
+    @property
+    def lost(self) -> str | None:
+        """Say why only a restart helps, or None: the client has given up its group for good."""
+        return self.membership.lost if self.membership else None
 
     async def close(self) -> None:
         """Give Kafka our last positions and end what runs in the background."""
         for state in self._partitions.values():
             if state.syncing:
                 state.syncing.cancel()
-        if self._advising:
-            self._advising.cancel()
+        self._advice.cancel()
         if self._subscriber is not None and self._subscriber.consumer is not None:
-            await self._advise()
-
-
-def _backoff(failures: int) -> float:
-    most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
-    return most * random.uniform(0.5, 1.0)  # noqa: S311 – jitter, not a secret
+            await self._advice.now()

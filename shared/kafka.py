@@ -27,6 +27,7 @@ from shared.contracts import (
 from shared.errors import ConfigurationError, ServiceUnavailable
 from shared.fetching import tolerate_header_names
 from shared.kafka_security import broker_security
+from shared.membership import Membership
 from shared.outbox import Message, NotAcknowledged
 from shared.settings import KafkaSettings
 
@@ -99,6 +100,7 @@ def subscribe(broker: KafkaBroker, consumer: ExactlyOnceConsumer, how: Subscript
         decoder=_raw_records,
     )
     consumer.bind(subscriber)
+    consumer.membership = Membership(group_id, broker.config.prefix + how.topic)
     subscriber(consumer.consume)
 
 

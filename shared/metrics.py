@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -47,7 +48,17 @@ class ConsumerMetrics:
         self.last_progress = monotonic()
         CONSUMER_POSITION.labels(self.topic, partition).set(next_offset)
         if end is not None:
-            CONSUMER_LAG.labels(self.topic, partition).set(max(0, end - next_offset))
+            self.lags(partition, max(0, end - next_offset))
+
+    def lags(self, partition: int, records: int) -> None:
+        """Set how far a partition is behind."""
+        CONSUMER_LAG.labels(self.topic, partition).set(records)
+
+    def gone(self, partition: int) -> None:
+        """Say no more of a partition that is somebody else's now: two workers would report it."""
+        for gauge in (CONSUMER_POSITION, CONSUMER_LAG):
+            with suppress(KeyError):
+                gauge.remove(self.topic, partition)
 
     def redelivered(self, error: str) -> None:
         """Count a batch that failed."""

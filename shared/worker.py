@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,26 +18,25 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
-from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.asgi import AsgiFastStream
 from faststream.kafka import KafkaBroker
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared.consumer import ExactlyOnceConsumer
-from shared.errors import ConfigurationError, TallystickError
-from shared.kafka import kafka_unavailable
-from shared.kafka_security import client_security
+from shared.errors import TallystickError
 from shared.logs import configure_logs
 from shared.metrics import LOOP_DELAY
 from shared.postgres import NO_ROLE, Pool, create_pool, role_to_take
+from shared.probes import routes
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, load
+from shared.startup import check_kafka, check_port, check_schema
 
 log = structlog.get_logger("worker")
 
 HEARTBEAT_SECONDS = 1.0
 HEARTBEAT_LATE_SECONDS = 15.0
 STUCK_SECONDS = 300.0
+LOOK_SECONDS = 5.0
+"""How often each consumer looks how far it is behind, and whether it is in its group."""
 LAST_WORK_SECONDS = 10.0
 """How long a worker that stops waits for what is on its way to a broker that does not answer."""
 
@@ -71,7 +69,8 @@ class Worker:
 
     async def start(self) -> None:
         """Start the heartbeat and the background work."""
-        work = [Periodic("heartbeat", HEARTBEAT_SECONDS, self._heartbeat), *self.periodic]
+        looks = [Periodic(f"look at {c.metrics.topic}", LOOK_SECONDS, c.look) for c in self.consumers]
+        work = [Periodic("heartbeat", HEARTBEAT_SECONDS, self._heartbeat), *looks, *self.periodic]
         self._tasks = [asyncio.create_task(_repeat(p), name=p.name) for p in work]
         gc.collect()
         gc.freeze()  # what start-up made stays: collections then look at what a batch made, which halves decoding's cost
@@ -101,6 +100,8 @@ class Worker:
         if monotonic() - self._beat > HEARTBEAT_LATE_SECONDS:
             return f"the event loop has not run for {monotonic() - self._beat:.0f} s"
         for consumer in self.consumers:
+            if consumer.lost is not None:
+                return consumer.lost
             if consumer.not_ready is not None or not (lag := await consumer.lag()):
                 consumer.metrics.last_progress = monotonic()  # it has nothing to do: no fault of its own
             elif (still := monotonic() - consumer.metrics.last_progress) > STUCK_SECONDS:
@@ -117,57 +118,6 @@ async def _repeat(work: Periodic) -> None:
         await asyncio.sleep(work.seconds)
 
 
-def _routes(worker: Worker, pool: Pool) -> list[tuple[str, Any]]:
-    @get
-    async def metrics(_scope: Any) -> AsgiResponse:
-        return AsgiResponse(generate_latest(), 200, {"content-type": CONTENT_TYPE_LATEST})
-
-    @get
-    async def livez(_scope: Any) -> AsgiResponse:
-        return _verdict(await worker.dead())
-
-    @get
-    async def readyz(_scope: Any) -> AsgiResponse:
-        reasons = [reason for reason in (await _not_writable(pool), *(c.not_ready for c in worker.consumers)) if reason]
-        return _verdict("; ".join(reasons) or None)
-
-    return [("/metrics", metrics), ("/livez", livez), ("/readyz", readyz)]
-
-
-def _verdict(problem: str | None) -> AsgiResponse:
-    return AsgiResponse(
-        (problem or "ok").encode() + b"\n", 503 if problem else 200, {"content-type": "text/plain; charset=utf-8"}
-    )
-
-
-async def _not_writable(pool: Pool) -> str | None:
-    try:
-        read_only = await pool.fetchval("SELECT current_setting('transaction_read_only')", timeout=3)
-    except Exception as error:
-        return f"database: {error!r}"
-    return "database is read-only" if read_only == "on" else None
-
-
-async def check_kafka(settings: KafkaSettings, topics: Sequence[str]) -> None:
-    """Wait a little for a broker. Raises `ServiceUnavailable`, or `ConfigurationError` that names the topics that are missing."""
-    bootstrap_servers, security = settings.kafka_bootstrap_servers, client_security(settings)
-    deadline = monotonic() + settings.kafka_startup_seconds
-    while True:
-        client = AIOKafkaClient(bootstrap_servers=bootstrap_servers, **security)
-        try:
-            await client.bootstrap()
-            existing = client.cluster.topics() | await _all_topics(client)
-            break
-        except (KafkaError, OSError) as error:
-            if monotonic() > deadline:
-                raise kafka_unavailable(bootstrap_servers, error) from error
-            await asyncio.sleep(0.5)
-        finally:
-            await client.close()
-    if missing := [topic for topic in topics if topic not in existing]:
-        raise ConfigurationError(f"Kafka has no topic {', '.join(missing)}: make them with 'tallystick topics' first")
-
-
 @contextmanager
 def _silence(name: str) -> Iterator[None]:
     logger = logging.getLogger(name)
@@ -177,30 +127,6 @@ def _silence(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-async def check_schema(pool: Pool) -> None:
-    """Raise `ConfigurationError` for a database that was never migrated."""
-    if await pool.fetchval("SELECT to_regclass('usage_batches')") is None:
-        raise ConfigurationError("the database has no tables of Tallystick: make them with 'tallystick migrate' first")
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise `ConfigurationError` for an address that cannot be listened on."""
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-        raise ConfigurationError(
-            f"/metrics and the probes cannot listen on {host}:{port} ({reason}): "
-            "set TALLYSTICK_HTTP_PORT and TALLYSTICK_HTTP_HOST"
-        ) from error
-
-
-async def _all_topics(client: AIOKafkaClient) -> set[str]:
-    metadata = await client.fetch_all_metadata()
-    return set(metadata.topics())
 
 
 SettingsT = TypeVar("SettingsT", bound=PipelineSettings)
@@ -249,10 +175,10 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         await check_schema(pool)
         worker = build(settings, pool)
         with _silence("aiokafka"):  # it would tell of every try: one line at the end is for a person
-            await check_kafka(settings, [settings.kafka_topic_prefix + topic for topic in worker.topics])
+            await check_kafka(settings, worker.topics)
         app = AsgiFastStream(
             worker.broker,
-            asgi_routes=_routes(worker, pool),
+            asgi_routes=routes(worker.dead, worker.consumers, pool),
             logger=None,
             after_startup=[worker.start],
             on_shutdown=[worker.stop],

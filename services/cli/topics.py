@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from shared.settings import KafkaSettings
+
 PARTITIONS = 8
+EXIT_TOO_SHORT = 1
 
 
 def topics(
@@ -15,8 +19,14 @@ def topics(
         int, typer.Option(min=1, max=1000, help="Partitions of usage.events: the most workers that can share the load.")
     ] = PARTITIONS,
     replication_factor: Annotated[int, typer.Option(min=1, max=9, help="Copies of each record; 3 in production.")] = 1,
-) -> None:
-    """Create the topics that are missing; existing ones are left as they are."""
+    grow: Annotated[
+        bool, typer.Option("--grow", help="Give usage.recorded the partitions that it lacks beside usage.events.")
+    ] = False,
+) -> int:
+    """Create the topics that are missing; existing ones are left as they are, but for --grow.
+
+    Exit code 1 if usage.recorded has fewer partitions than usage.events: ingest does not start then.
+    """
     from services.cli.servers import kafka_settings  # noqa: PLC0415 (slow to import)
     from shared.kafka import create_topics, topic_plan  # noqa: PLC0415
     from shared.kafka_security import client_security  # noqa: PLC0415
@@ -35,3 +45,21 @@ def topics(
         name = kafka.kafka_topic_prefix + plain_name
         happened = f"created with {count} partition{'' if count == 1 else 's'}" if name in created else "exists"
         typer.echo(f"{name:24} {happened}")
+    return asyncio.run(_mind_followers(kafka, grow=grow))
+
+
+async def _mind_followers(kafka: KafkaSettings, *, grow: bool) -> int:
+    """Say which topics have too few partitions, and with `grow` give them more; return the exit code."""
+    from shared import topics  # noqa: PLC0415 (slow to import)
+
+    short = await topics.find_too_short(kafka)
+    for topic, count, source, wanted in short:
+        if grow:
+            await topics.grow(kafka, topics.TooShort(topic, count, source, wanted))
+            typer.echo(f"{kafka.kafka_topic_prefix}{topic} grew from {count} to {wanted} partitions")
+        else:
+            typer.echo(
+                f"{kafka.kafka_topic_prefix}{topic} has {count} partitions, {source} has {wanted}: repeat with --grow, or ingest does not start",
+                err=True,
+            )
+    return EXIT_TOO_SHORT if short and not grow else 0

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
+from prometheus_client import REGISTRY
 
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import BrokenInvariant
@@ -19,6 +20,7 @@ from shared.postgres import Pool
 from tests.integration.consumer_facts import (
     ONE,
     SEEN,
+    TOPIC,
     ZERO,
     FakeBroker,
     Records,
@@ -166,7 +168,7 @@ async def test_a_partition_revoked_while_it_syncs_is_left_alone(pool: Pool) -> N
     await settled()
 
     assert broker.asked == ["pause 0"]
-    assert problem(consumer) is None
+    assert problem(consumer) == "usage.events: not in its group yet"
     await consumer.consume(records(range(3)))
     assert apply.slices == []
 
@@ -422,7 +424,7 @@ async def test_kafka_is_told_at_once_then_once_a_second_and_at_the_end(pool: Poo
 async def test_a_coordinator_that_does_not_answer_keeps_nobody_from_storing(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.consumer.ADVISORY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr("shared.advice.ADVISORY_TIMEOUT_SECONDS", 0.01)
     broker = FakeBroker(coordinator_answers=False)
     consumer = consumer_of(pool, broker, Storing())
     await assign(consumer, broker, ZERO)
@@ -431,6 +433,53 @@ async def test_a_coordinator_that_does_not_answer_keeps_nobody_from_storing(
 
     assert await positions(pool) == {0: (15, 15, 0)}
     await consumer.close()
+
+
+def gauge(partition: int) -> float | None:
+    return REGISTRY.get_sample_value("tallystick_consumer_lag_records", {"topic": TOPIC, "partition": str(partition)})
+
+
+async def test_the_lag_is_reported_while_nothing_moves(pool: Pool) -> None:
+    broker, apply = FakeBroker(end={ZERO: 12, ONE: 3}), Storing()
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO, ONE)
+    await consumer.look()
+    assert (gauge(0), gauge(1)) == (12, 3)
+
+    apply.fails = [RuntimeError("no")]
+    await consumer.consume(records(range(5)))  # paused after an error: nothing is fetched, but the topic grows
+    broker.end[ZERO] = 40
+    await consumer.look()
+    assert gauge(0) == 40
+
+    await consumer.on_partitions_revoked([ONE])
+    await consumer.look()
+    assert (gauge(0), gauge(1)) == (40, None)
+
+
+async def test_records_that_a_fetch_has_not_told_of_are_lag(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = FakeBroker(end={ZERO: 9}, fetched_to={ZERO: 0})
+    consumer = consumer_of(pool, broker, Storing())
+    await assign(consumer, broker, ZERO)
+    monkeypatch.setattr(FakeBroker, "last_stable_offset", lambda *_: None)  # fetching is stuck since it began
+    assert await consumer.lag() == 0
+    await consumer.look()
+    assert await consumer.lag() == 9
+
+    async def away(*_: object) -> None:
+        raise KafkaConnectionError("away")
+
+    monkeypatch.setattr(FakeBroker, "end_offsets", away)
+    await consumer.look()
+    assert await consumer.lag() == 0, "a broker that is away is no reason to restart"
+
+
+async def test_a_worker_is_ready_when_it_is_in_its_group(pool: Pool) -> None:
+    broker = FakeBroker()
+    consumer = consumer_of(pool, broker, Storing())
+    assert problem(consumer) == "usage.events: not in its group yet"
+    await consumer.on_partitions_assigned([])
+    assert problem(consumer) is None, "a spare is ready"
 
 
 async def test_lag_is_what_waits_and_markers_at_the_end_do_not(pool: Pool) -> None:

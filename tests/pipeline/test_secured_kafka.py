@@ -28,7 +28,7 @@ from shared.kafka import create_topics
 from shared.kafka_security import client_security, librdkafka_security
 from shared.postgres import Pool
 from shared.settings import KafkaSettings
-from shared.worker import check_kafka
+from shared.startup import check_kafka
 from tests.pipeline.running import workers
 from tests.pipeline.secured import OPERATOR, READS, SecuredKafka, secured_kafka
 

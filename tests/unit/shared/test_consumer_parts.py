@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.consumer import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, Slice, _backoff
+from shared.backoff import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, backoff
 from shared.errors import BrokenInvariant
 from shared.placement import OutOfPlace, check_position, fresh_records
 from shared.positions import Position
+from shared.slices import Slice
 from tests.unit.ingest.events import record
 
 
@@ -59,7 +60,7 @@ def test_records_that_retention_took_are_counted() -> None:
 def test_backoff_grows_and_stays_below_the_poll_interval(failures: int) -> None:
     most = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures - 1, 20))
 
-    assert most / 2 <= _backoff(failures) <= most
+    assert most / 2 <= backoff(failures) <= most
 
 
 @given(

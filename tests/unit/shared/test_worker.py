@@ -12,6 +12,7 @@ import pytest
 
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import ConfigurationError
+from shared.startup import check_port
 from shared.worker import (
     HEARTBEAT_LATE_SECONDS,
     LAST_WORK_SECONDS,
@@ -19,7 +20,6 @@ from shared.worker import (
     Periodic,
     Worker,
     _repeat,
-    check_port,
 )
 
 
@@ -33,9 +33,14 @@ class FakeMetrics:
 class FakeConsumer:
     def __init__(self, *, lag: int, idle_seconds: float, not_ready: str | None = None) -> None:
         self._lag, self.not_ready, self.metrics, self.closed = lag, not_ready, FakeMetrics(idle_seconds), False
+        self.lost: str | None = None
+        self.looked = asyncio.Event()
 
     async def lag(self) -> int:
         return self._lag
+
+    async def look(self) -> None:
+        self.looked.set()
 
     async def close(self) -> None:
         self.closed = True
@@ -61,6 +66,12 @@ async def test_a_worker_that_could_not_do_better_is_left_alone(
 ) -> None:
     consumer = FakeConsumer(lag=lag, idle_seconds=idle_seconds, not_ready=not_ready)
     assert await worker(consumer).dead() is None
+
+
+async def test_a_client_that_has_left_its_group_for_good_is_a_reason_to_restart() -> None:
+    consumer = FakeConsumer(lag=0, idle_seconds=0, not_ready="usage.events: not in its group yet")
+    consumer.lost = "usage.events: the client has left the group"
+    assert await worker(consumer).dead() == consumer.lost
 
 
 async def test_what_comes_after_a_long_pause_is_not_late() -> None:
@@ -107,6 +118,8 @@ async def test_stopping_ends_the_work_closes_consumers_and_does_not_wait_for_eve
     never, consumer = asyncio.Event(), FakeConsumer(lag=0, idle_seconds=0)
     stopping = worker(consumer, on_stop=[never.wait], periodic=[Periodic("work", 0.0, never.wait)])
     await stopping.start()
+    async with asyncio.timeout(5):
+        await consumer.looked.wait()
 
     await stopping.stop()
 

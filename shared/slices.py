@@ -1,0 +1,46 @@
+"""What the consumer hands to a service, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiokafka import ConsumerRecord
+
+from shared.positions import Position
+from shared.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Records of one partition that are not applied yet, in offset order, and the position they start from."""
+
+    position: Position
+    records: Sequence[ConsumerRecord[bytes, bytes]]
+
+    @property
+    def first_offset(self) -> int:
+        return self.position.next_offset
+
+    @property
+    def next_offset(self) -> int:
+        """The position once this slice is applied."""
+        return int(self.records[-1].offset) + 1
+
+    @property
+    def gaps(self) -> int:
+        """Offsets of the slice that hold no record: transaction markers and compacted records."""
+        return self.next_offset - self.first_offset - len(self.records)
+
+
+class AfterCommit(Protocol):
+    """What remains to be done once the slice is committed: remember, publish. May fail without harm: the outbox keeps it."""
+
+    async def __call__(self) -> None: ...
+
+
+class Apply(Protocol):
+    """Stores the effects of a slice *and advances its position* in the caller's transaction."""
+
+    async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit: ...
