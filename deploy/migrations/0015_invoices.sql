@@ -294,7 +294,26 @@ CREATE TRIGGER write_invoice_audit AFTER UPDATE ON invoices
         AND (NEW.status, NEW.disputed_at IS NULL, NEW.dispute_reason) IS DISTINCT FROM (OLD.status, OLD.disputed_at IS NULL, OLD.dispute_reason))
     EXECUTE FUNCTION audit_invoice();
 
--- A month has millions of lines: what is inserted is judged by statement, not line by line.
+-- A month has millions of lines: what is inserted is judged by statement, not line by line. Three foreign keys that cost more than the rows
+-- themselves are checked so as well; the other direction is refused by triggers: prices and used subscriptions are never deleted.
+ALTER TABLE invoice_lines
+    DROP CONSTRAINT invoice_lines_subscription_id_fkey,
+    DROP CONSTRAINT invoice_lines_price_id_fkey,
+    DROP CONSTRAINT invoice_lines_usage_line_id_fkey;
+
+CREATE OR REPLACE FUNCTION protect_used_subscription() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM usage_summaries WHERE subscription_id = OLD.id)
+        OR EXISTS (SELECT FROM rated_usage WHERE subscription_id = OLD.id)
+        OR EXISTS (SELECT FROM invoice_lines WHERE subscription_id = OLD.id)
+        OR EXISTS (SELECT FROM usage_logs WHERE subscription_id = OLD.id) THEN
+        RAISE EXCEPTION USING ERRCODE = 'TS012',
+            MESSAGE = format('subscription %s has usage and cannot be deleted', OLD.id),
+            HINT = 'Cancel it; anonymise_user() erases a person.';
+    END IF;
+    RETURN OLD;
+END $$;
+
 CREATE FUNCTION complete_invoice_line() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     SELECT currency INTO NEW.currency FROM invoices WHERE id = NEW.invoice_id;
@@ -305,7 +324,8 @@ COMMENT ON FUNCTION complete_invoice_line IS 'Trigger: a line has the currency o
 
 CREATE FUNCTION protect_issued_lines() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    issued text;
+    issued  text;
+    strange text;
 BEGIN
     -- FOR SHARE: else a line could slip in between the summing of the lines and the commit of who issues the invoice.
     SELECT i.number INTO issued
@@ -315,10 +335,22 @@ BEGIN
             MESSAGE = format('invoice %s is issued: INSERT of a line is refused', issued),
             HINT = 'Write the lines while it is a draft; correct it later with a credit note or an adjustment.';
     END IF;
+    -- FOR KEY SHARE, as a foreign key does it: none of them goes meanwhile.
+    PERFORM FROM subscriptions WHERE id IN (SELECT subscription_id FROM added) FOR KEY SHARE;
+    SELECT format('line %s of invoice %s', a.position, a.invoice_id) INTO strange
+    FROM added a
+    WHERE (a.subscription_id IS NOT NULL AND NOT EXISTS (SELECT FROM subscriptions WHERE id = a.subscription_id))
+       OR (a.price_id IS NOT NULL AND NOT EXISTS (SELECT FROM model_prices WHERE id = a.price_id))
+       OR (a.usage_line_id IS NOT NULL AND a.usage_line_id <> a.id AND NOT EXISTS (SELECT FROM added o WHERE o.id = a.usage_line_id)
+           AND NOT EXISTS (SELECT FROM invoice_lines o WHERE o.id = a.usage_line_id))
+    LIMIT 1;
+    IF strange IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '23503', MESSAGE = format('%s names a subscription, a price or a line that does not exist', strange);
+    END IF;
     RETURN NULL;
 END $$;
 
-COMMENT ON FUNCTION protect_issued_lines IS 'Trigger: lines are added to drafts only (TS003).';
+COMMENT ON FUNCTION protect_issued_lines IS 'Trigger: lines are added to drafts only (TS003), and what they name exists (23503).';
 
 CREATE OR REPLACE FUNCTION protect_invoice_line() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -518,12 +550,15 @@ CREATE INDEX idx_rated_usage_corrections ON rated_usage (user_id, hour)
     WHERE billing_mode = 'postpaid' AND invoice_line_id IS NULL AND amount IS NOT NULL AND requests <= 0;
 
 -- What one price charges alike shares a line: of a model whatever the feature, else by tool and feature; usage from before the period by
--- its month. Ids are made and used within one statement, so it matters to nobody that another version of Postgres may hash differently.
+-- its month. Ids are made and used within one statement, so it matters to nobody that another version of Postgres may hash differently. The row is there twice so that calls are inlined.
 CREATE FUNCTION usage_line_id(invoice_id uuid, r rated_usage, period_start timestamptz) RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT encode(int8send(hash_record_extended(key, 1)) || int8send(hash_record_extended(key, 2)), 'hex')::uuid
-    FROM (SELECT ROW(invoice_id, r.subscription_id, r.price_id, r.multiplier, r.model_id,
-                     CASE WHEN r.model_id = '' THEN r.tool_name END, CASE WHEN r.model_id = '' THEN r.feature_type END, r.power_level, r.byok,
-                     CASE WHEN r.hour < period_start THEN date_trunc('month', r.hour, 'UTC') END)) AS of (key)
+    SELECT encode(
+        int8send(hash_record_extended((invoice_id, r.subscription_id, r.price_id, r.multiplier, r.model_id,
+            CASE WHEN r.model_id = '' THEN r.tool_name END, CASE WHEN r.model_id = '' THEN r.feature_type END, r.power_level, r.byok,
+            CASE WHEN r.hour < period_start THEN date_trunc('month', r.hour, 'UTC') END), 1)) ||
+        int8send(hash_record_extended((invoice_id, r.subscription_id, r.price_id, r.multiplier, r.model_id,
+            CASE WHEN r.model_id = '' THEN r.tool_name END, CASE WHEN r.model_id = '' THEN r.feature_type END, r.power_level, r.byok,
+            CASE WHEN r.hour < period_start THEN date_trunc('month', r.hour, 'UTC') END), 2)), 'hex')::uuid
 $$;
 
 COMMENT ON FUNCTION usage_line_id IS 'The id of the line of an invoice for this period that rated usage goes to.';
