@@ -28,6 +28,7 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
+    "render": "services.cli.render:render",
     "explain": "services.cli.explain:explain",
     "reprice": "services.cli.reprice:reprice",
     "quarantine": "services.cli.quarantine:app",
@@ -39,6 +40,7 @@ COMMANDS = {
     "jobs": "services.cli.jobs:app",
     "webhooks": "services.cli.webhooks:app",
     "alerts": "services.cli.alerts:app",
+    "price": "services.cli.price:app",
     "schema": "services.cli.schema:app",
 }
 
