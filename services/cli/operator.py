@@ -107,6 +107,13 @@ def actor(by: str | None) -> str:
         raise ConfigurationError("nobody is logged in here by name: say who acts with --by NAME") from None
 
 
+async def act_as(connection: asyncpg.Connection, who: str, why: str = "") -> None:
+    """Let the audit trail name who acts in this transaction, and why."""
+    from shared.sql import Queries  # noqa: PLC0415 (only commands that change something need it)
+
+    await connection.execute(Queries.load("services.cli")["act_as"], who, why)
+
+
 def ask(question: str, *, yes: bool) -> None:
     """Ask before something is changed. Raises `ConfigurationError` where nobody can answer."""
     if yes:

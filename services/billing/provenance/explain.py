@@ -21,7 +21,7 @@ SECONDS: Final = 600
 """How long a question about a large line may take."""
 FORMULA: Final = (
     "(requests x price_per_request + (request_tokens - cached_tokens) x input_price_per_1k / 1000 "
-    "+ cached_tokens x cached_input_price_per_1k / 1000 + response_tokens x output_price_per_1k / 1000) x multiplier"
+    "+ cached_tokens x cached_input_price_per_1k / 1000 + response_tokens x output_price_per_1k / 1000 + units x price_per_unit) x multiplier"
 )
 
 

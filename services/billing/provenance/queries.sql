@@ -40,6 +40,7 @@ SELECT s.price_id, trim_scale(s.multiplier) AS multiplier, s.status_class,
        coalesce(sum(s.sign * l.quantity) FILTER (WHERE l.status_code >= 400), 0)::bigint AS errors,
        coalesce(sum(s.sign * l.request_tokens), 0)::bigint AS request_tokens, coalesce(sum(s.sign * l.response_tokens), 0)::bigint AS response_tokens,
        coalesce(sum(s.sign * l.cached_tokens), 0)::bigint AS cached_tokens, coalesce(sum(s.sign * l.tokens_returned), 0)::bigint AS tokens_returned,
+       coalesce(sum(s.sign * l.quantity * l.latency_ms), 0)::bigint AS latency_ms,
        min(l.created_at) AS first_event_at, max(l.created_at) AS last_event_at
 FROM usage_logs l
 JOIN (SELECT sources.*, CASE WHEN takes_back THEN -1 ELSE 1 END AS sign FROM sources) s

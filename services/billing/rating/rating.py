@@ -17,11 +17,14 @@ from uuid import UUID
 from services.billing.rating.usage import Payer, Quantities, UsageKey
 from shared.money import exact
 
-Component = Literal["requests", "input", "cached_input", "output"]
-COMPONENTS: Final[tuple[Component, ...]] = ("requests", "input", "cached_input", "output")
+Component = Literal["requests", "input", "cached_input", "output", "units"]
+COMPONENTS: Final[tuple[Component, ...]] = ("requests", "input", "cached_input", "output", "units")
+Unit = Literal["second", "returned_token"]
 """What a price charges for, in the order in which an invoice lists it."""
 
 ONE_TOKEN_OF_1K: Final = Decimal("0.001")
+ONE_MS: Final = Decimal("0.001")
+"""Of a second."""
 OK_CLASS: Final = 2
 
 
@@ -29,8 +32,9 @@ OK_CLASS: Final = 2
 class Price:
     """One version of the price of a model, tool or feature, in force in `[valid_from, valid_to)`, which lie on hours.
 
-    Prices are per 1,000 tokens and per request, in `currency`. Cached input tokens cost `cached_input_per_1k`. `cost` is
-    what the provider charges us, by component and for one request or token, where that is known.
+    Prices are per 1,000 tokens, per request and per `unit`, in `currency`: a second of the latency that gateways report, or a token that a
+    tool returned. Cached input tokens cost `cached_input_per_1k`. `cost` is what the provider charges us, by component and for one request,
+    token or unit, where that is known.
     """
 
     id: UUID
@@ -46,13 +50,15 @@ class Price:
     bills_errors: bool = False
     cost: Mapping[Component, Decimal] | None = None
     revision: int = 0
+    unit: Unit | None = None
+    per_unit: Decimal = Decimal(0)
 
     def covers(self, at: datetime) -> bool:
         """Return whether `at` lies in its validity."""
         return self.valid_from <= at and (self.valid_to is None or at < self.valid_to)
 
     def unit_price(self, component: Component) -> Decimal:
-        """Return the price of one request or one token, before factors."""
+        """Return the price of one request, token or unit, before factors."""
         match component:
             case "requests":
                 return self.per_request
@@ -62,10 +68,12 @@ class Price:
                 return self.cached_input_per_1k * ONE_TOKEN_OF_1K
             case "output":
                 return self.output_per_1k * ONE_TOKEN_OF_1K
+            case "units":
+                return self.per_unit
 
 
-def billed_quantity(component: Component, used: Quantities, status_class: int, price: Price) -> int:
-    """Return how many requests or tokens the price charges for. Failed requests cost nothing unless the price says so."""
+def billed_quantity(component: Component, used: Quantities, status_class: int, price: Price) -> int | Decimal:
+    """Return how many requests, tokens or units the price charges for, exactly. Failed requests cost nothing unless the price says so."""
     if status_class != OK_CLASS and not price.bills_errors:
         return 0
     match component:
@@ -77,6 +85,8 @@ def billed_quantity(component: Component, used: Quantities, status_class: int, p
             return used.cached_tokens
         case "output":
             return used.response_tokens
+        case "units":
+            return used.latency_ms * ONE_MS if price.unit == "second" else used.tokens_returned
 
 
 class Rated(NamedTuple):

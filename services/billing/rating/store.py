@@ -39,8 +39,15 @@ async def price_book_version(connection: Connection) -> int:
 async def read_price_book(connection: Connection, byok_factor: Decimal) -> PriceBook:
     """Read all prices and factors."""
     levels = {row["power_level"]: row["cost_multiplier"] for row in await connection.fetch(SQL["power_levels"])}
-    prices = [_price(row) for row in await connection.fetch(SQL["prices"])]
+    prices = await read_prices(connection)
     return PriceBook.of(prices, Factors(levels, byok_factor))
+
+
+async def read_prices(
+    connection: Connection, kind: str | None = None, subject: str | None = None, currency: str | None = None
+) -> list[Price]:
+    """Return all price versions, or those of one kind, subject and currency, as far as they are given; by time and revision."""
+    return [_price(row) for row in await connection.fetch(SQL["prices"], kind, subject, currency)]
 
 
 def _price(row: Mapping[str, Any]) -> Price:
@@ -63,11 +70,13 @@ def _price(row: Mapping[str, Any]) -> Price:
         bills_errors=row["bill_errors"],
         cost=_cost(row),
         revision=row["revision"],
+        unit=row["unit"],
+        per_unit=row["price_per_unit"],
     )
 
 
 def _cost(row: Mapping[str, Any]) -> dict[Component, Decimal] | None:
-    """Return the provider's price of one request or token by component; None if nothing is known of it."""
+    """Return the provider's price of one request, token or unit by component; None if nothing is known of it."""
     cached = row["cost_cached_input_price_per_1k"]
     per_1k: dict[Component, Decimal | None] = {
         "input": row["cost_input_price_per_1k"],
@@ -78,6 +87,8 @@ def _cost(row: Mapping[str, Any]) -> dict[Component, Decimal] | None:
         cost = {component: price * ONE_TOKEN_OF_1K for component, price in per_1k.items() if price is not None}
     if row["cost_price_per_request"] is not None:
         cost["requests"] = row["cost_price_per_request"]
+    if row["cost_price_per_unit"] is not None:
+        cost["units"] = row["cost_price_per_unit"]
     return cost or None
 
 
@@ -114,7 +125,7 @@ async def receive(connection: Connection, run_id: UUID, messages: Sequence[Usage
 
 _COLUMNS = (
     *UsageKey._fields, "rating_run_id", "user_id", "billing_mode", "requests", "errors", "request_tokens",
-    "response_tokens", "cached_tokens", "tokens_returned", "first_event_at", "last_event_at", "price_id", "multiplier",
+    "response_tokens", "cached_tokens", "tokens_returned", "latency_ms", "first_event_at", "last_event_at", "price_id", "multiplier",
     "currency", "amount", "cost_amount",
 )  # fmt: skip
 
@@ -129,7 +140,7 @@ def _records(run_id: UUID, rows: Sequence[RatedRow]) -> Iterator[tuple[Any, ...]
     for key, used, payer, rated in rows:
         yield (
             *key, run_id, payer.user_id, payer.billing_mode, used.requests, used.errors, used.request_tokens,
-            used.response_tokens, used.cached_tokens, used.tokens_returned, used.first_event_at, used.last_event_at,
+            used.response_tokens, used.cached_tokens, used.tokens_returned, used.latency_ms, used.first_event_at, used.last_event_at,
             rated and rated.price.id, rated and rated.multiplier, payer.currency, rated and rated.amount, rated and rated.cost,
         )  # fmt: skip
 
@@ -147,6 +158,7 @@ def _held_row(row: Mapping[str, Any]) -> HeldRow:
         response_tokens=row["response_tokens"],
         cached_tokens=row["cached_tokens"],
         tokens_returned=row["tokens_returned"],
+        latency_ms=row["latency_ms"],
     )
     return HeldRow(UsageKey(*(row[name] for name in UsageKey._fields)), row["rating_run_id"], used, row["currency"])
 

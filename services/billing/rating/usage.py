@@ -27,7 +27,7 @@ class UsageKey(NamedTuple):
 
 @dataclass(slots=True)
 class Quantities:
-    """How much was used: sums over `requests` events between `first_event_at` and `last_event_at`."""
+    """How much was used: signed sums over `requests` events between `first_event_at` and `last_event_at`."""
 
     requests: int = 0
     errors: int = 0
@@ -35,6 +35,7 @@ class Quantities:
     response_tokens: int = 0
     cached_tokens: int = 0
     tokens_returned: int = 0
+    latency_ms: int = 0
     first_event_at: datetime | None = None
     last_event_at: datetime | None = None
 
@@ -46,6 +47,7 @@ class Quantities:
         self.response_tokens += delta.response_tokens
         self.cached_tokens += delta.cached_tokens
         self.tokens_returned += delta.tokens_returned
+        self.latency_ms += delta.latency_sum_ms
         self.first_event_at = _earlier(self.first_event_at, delta.first_event_at)
         self.last_event_at = _later(self.last_event_at, delta.last_event_at)
 

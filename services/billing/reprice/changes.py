@@ -68,7 +68,7 @@ class Change:
 
 def same_terms(one: Price, other: Price) -> bool:
     """Return whether two prices charge and cost the same, whenever they are in force."""
-    return (one.bills_errors, one.cost) == (other.bills_errors, other.cost) and all(
+    return (one.bills_errors, one.cost, one.unit) == (other.bills_errors, other.cost, other.unit) and all(
         one.unit_price(component) == other.unit_price(component) for component in COMPONENTS
     )
 
@@ -169,6 +169,7 @@ def negated(used: Quantities) -> Quantities:
         response_tokens=-used.response_tokens,
         cached_tokens=-used.cached_tokens,
         tokens_returned=-used.tokens_returned,
+        latency_ms=-used.latency_ms,
         first_event_at=used.first_event_at,
         last_event_at=used.last_event_at,
     )

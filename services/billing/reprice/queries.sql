@@ -7,13 +7,14 @@ SELECT r.subscription_id, ($6::timestamptz[])[width_bucket(r.hour, $6::timestamp
        r.power_level, r.byok, r.status_class, r.user_id, r.billing_mode, r.currency, r.price_id, r.multiplier,
        sum(r.requests)::bigint AS requests, sum(r.errors)::bigint AS errors, sum(r.request_tokens)::bigint AS request_tokens,
        sum(r.response_tokens)::bigint AS response_tokens, sum(r.cached_tokens)::bigint AS cached_tokens,
-       sum(r.tokens_returned)::bigint AS tokens_returned, min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
+       sum(r.tokens_returned)::bigint AS tokens_returned, sum(r.latency_ms)::bigint AS latency_ms, min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
        sum(r.amount) AS amount, sum(r.cost_amount) AS cost, count(*) AS rows
 FROM rated_usage r
 WHERE r.hour >= $1 AND r.hour < $2 AND r.amount IS NOT NULL
   AND CASE WHEN r.model_id <> '' THEN r.model_id = ANY($3::text[]) ELSE r.tool_name = ANY($4::text[]) OR r.feature_type = ANY($5::text[]) END
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
-HAVING (sum(r.requests), sum(r.request_tokens), sum(r.response_tokens), sum(r.cached_tokens)) IS DISTINCT FROM (0, 0, 0, 0) OR sum(r.amount) <> 0;
+HAVING (sum(r.requests), sum(r.request_tokens), sum(r.response_tokens), sum(r.cached_tokens), sum(r.tokens_returned), sum(r.latency_ms))
+       IS DISTINCT FROM (0, 0, 0, 0, 0, 0) OR sum(r.amount) <> 0;
 
 -- name: rated_by_hour
 -- The same of subscriptions $6 only, hour by hour: what corrections are made from.
@@ -21,13 +22,14 @@ SELECT r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.pow
        r.billing_mode, r.currency, r.price_id, r.multiplier,
        sum(r.requests)::bigint AS requests, sum(r.errors)::bigint AS errors, sum(r.request_tokens)::bigint AS request_tokens,
        sum(r.response_tokens)::bigint AS response_tokens, sum(r.cached_tokens)::bigint AS cached_tokens,
-       sum(r.tokens_returned)::bigint AS tokens_returned, min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
+       sum(r.tokens_returned)::bigint AS tokens_returned, sum(r.latency_ms)::bigint AS latency_ms, min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
        sum(r.amount) AS amount, sum(r.cost_amount) AS cost
 FROM rated_usage r
 WHERE r.subscription_id = ANY($6::uuid[]) AND r.hour >= $1 AND r.hour < $2 AND r.amount IS NOT NULL
   AND CASE WHEN r.model_id <> '' THEN r.model_id = ANY($3::text[]) ELSE r.tool_name = ANY($4::text[]) OR r.feature_type = ANY($5::text[]) END
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
-HAVING (sum(r.requests), sum(r.request_tokens), sum(r.response_tokens), sum(r.cached_tokens)) IS DISTINCT FROM (0, 0, 0, 0) OR sum(r.amount) <> 0
+HAVING (sum(r.requests), sum(r.request_tokens), sum(r.response_tokens), sum(r.cached_tokens), sum(r.tokens_returned), sum(r.latency_ms))
+       IS DISTINCT FROM (0, 0, 0, 0, 0, 0) OR sum(r.amount) <> 0
 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 12, 13;
 
 -- name: waiting

@@ -100,7 +100,7 @@ def test_a_plan_with_another_interval_begins_its_own_and_the_rest_is_credited() 
     whose = subscription(state(START), state(at, "yearly", anchor=at))
     terms = [plan("basic", "28"), plan("yearly", "365", 12)]
     found = due(whose, terms, Period(START, datetime(2026, 3, 1, tzinfo=UTC)))
-    assert [(c.kind, c.amount) for c in found] == [("fee", 28), ("proration", -14), ("fee", 365)]
+    assert [(c.kind, c.amount) for c in found] == [("fee", Decimal(28)), ("proration", Decimal(-14)), ("fee", Decimal(365))]
 
 
 def test_a_new_version_of_a_plan_holds_from_the_next_interval_on() -> None:
@@ -223,7 +223,7 @@ def test_a_window_is_charged_by_its_meters_and_up_to_its_minimum() -> None:
 
 def test_only_coverage_is_charged_before_a_window_has_ended() -> None:
     found = charged(only_window(METERED), [used(request_tokens=9_000, amount="3")], {}, month("2026-01"))
-    assert [(c.kind, c.amount) for c in found] == [("discount", -3)]
+    assert [(c.kind, c.amount) for c in found] == [("discount", Decimal(-3))]
 
 
 def test_what_is_included_is_a_share_of_a_window_that_was_left_early_but_whole_in_a_trial() -> None:

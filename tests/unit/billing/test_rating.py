@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.rating.rating import Factors, Price, PriceBook, Rated, rate
+from services.billing.rating.rating import Factors, Price, PriceBook, Rated, Unit, rate
 from services.billing.rating.usage import Quantities, UsageKey, merge
 from shared.contracts import UsageDelta
 from shared.money import exact
@@ -83,6 +83,15 @@ def test_a_tool_call_costs_its_price_per_request() -> None:
     ) == Decimal("0.009")
 
 
+@pytest.mark.parametrize(("unit", "expected"), [("second", "0.002468"), ("returned_token", "0.084")])
+def test_a_unit_is_a_second_of_latency_or_a_returned_token(unit: Unit, expected: str) -> None:
+    tool = replace(
+        GPT, kind="tool", subject="transcribe", input_per_1k=Decimal(0), unit=unit, per_unit=Decimal("0.002")
+    )
+    call = delta(model_id="", tool_name="transcribe", latency_sum_ms=1_234, latency_count=1, tokens_returned=42)
+    assert amount_of([call], PriceBook.of([tool], FACTORS)) == Decimal(expected)
+
+
 def test_a_tool_without_a_price_of_its_own_costs_its_features_price() -> None:
     feature = replace(GPT, kind="feature", subject="docs", per_request=Decimal("0.001"))
     call = [delta(model_id="", tool_name="query-docs", feature_type="docs", requests=2)]
@@ -149,6 +158,8 @@ def deltas(draw: st.DrawFn) -> UsageDelta:
         request_tokens=request_tokens,
         cached_tokens=draw(st.integers(0, request_tokens)),
         response_tokens=draw(tokens),
+        tokens_returned=draw(tokens),
+        latency_sum_ms=draw(tokens),
     )
 
 
@@ -161,6 +172,8 @@ def books(draw: st.DrawFn) -> PriceBook:
         output_per_1k=draw(prices),
         cached_input_per_1k=draw(prices),
         per_request=draw(prices),
+        unit=draw(st.sampled_from(["second", "returned_token"])),
+        per_unit=draw(prices),
         bills_errors=draw(st.booleans()),
     )
     second = replace(
@@ -184,6 +197,33 @@ def test_rating_is_independent_of_the_order_of_arrival(usage: list[UsageDelta], 
 @given(deltas(), st.integers(1, 50), books())
 def test_rating_is_additive(usage: UsageDelta, times: int, book: PriceBook) -> None:
     assert amount_of([usage] * times, book) == total([amount_of([usage], book)] * times)
+
+
+QUANTITIES = (
+    "requests",
+    "errors",
+    "request_tokens",
+    "response_tokens",
+    "cached_tokens",
+    "tokens_returned",
+    "latency_sum_ms",
+)
+
+
+@given(st.lists(deltas(), min_size=1, max_size=6), books())
+def test_what_is_taken_back_is_rated_exactly_as_the_negative(usage: list[UsageDelta], book: PriceBook) -> None:
+    voids = [
+        delta(
+            hour=d.hour,
+            power_level=d.power_level,
+            byok=d.byok,
+            status_class=d.status_class,
+            **{q: -getattr(d, q) for q in QUANTITIES},
+        )
+        for d in usage
+    ]
+    assert total([amount_of(voids, book), amount_of(usage, book)]) == 0
+    assert amount_of([*usage, *voids], book) == 0
 
 
 @given(st.lists(deltas(), min_size=1, max_size=12))
