@@ -97,6 +97,10 @@ SELECT current_setting('data_directory') || '/pg_tblspc/' || oid FROM pg_tablesp
 -- The journal of batches grows with every transaction of ingest: where it has no room, nothing is stored.
 ALTER TABLE usage_batches SET TABLESPACE small;
 
+-- name: move_rated_to_small_disk
+-- So does rated usage, with every transaction of billing.
+ALTER TABLE rated_usage SET TABLESPACE small;
+
 -- name: say_full
 -- Where no file system can be mounted, the server says for a while what it says on a full one.
 CREATE OR REPLACE FUNCTION chaos_disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$

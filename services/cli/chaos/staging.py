@@ -130,8 +130,9 @@ def _environment(servers: Servers, points: Path) -> dict[str, str]:
 
 
 async def _make_small_disk(pool: asyncpg.Pool, servers: Servers) -> None:
-    """Put the journal of batches on a file system that can be filled, where one can be mounted."""
+    """Put tables that always grow on a file system that can be filled, where one can be mounted."""
     await pool.execute(SQL["tablespace"])
     servers.small_disk.mount(Path(await pool.fetchval(SQL["tablespace_directory"])))
     if servers.small_disk.real:
         await pool.execute(SQL["move_to_small_disk"])
+        await pool.execute(SQL["move_rated_to_small_disk"])

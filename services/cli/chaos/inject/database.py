@@ -23,7 +23,7 @@ HELD_SECONDS: Final = 0.6
 BEYOND_TIMEOUT_SECONDS: Final = 2.2
 """Longer than the lock_timeout of the harness' workers (failpoints.py)."""
 READ_ONLY_SECONDS: Final = 1.5
-FULL_SECONDS: Final = 6.0
+FULL_SECONDS: Final = 15.0
 FULL_AT_LEAST_SECONDS: Final = 1.0
 LATE_DAYS: Final = 33
 _FULL: Final = b"No space left on device"
@@ -68,7 +68,7 @@ async def read_only(stage: Stage, _fault: Fault) -> None:
 
 
 async def fill_disk(stage: Stage, _fault: Fault) -> bool:
-    """Leave no room for the journal of batches until a transaction has failed for it; False if none did in some seconds."""
+    """Leave no room for tables that always grow until a transaction has failed for it; False if none did in some seconds."""
     log, disk = stage.servers.postgres_log, stage.servers.small_disk
     start, begun, found = log.stat().st_size, monotonic(), 0
     if disk.real:
