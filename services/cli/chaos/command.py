@@ -15,7 +15,7 @@ def chaos(
     seed: Annotated[int, typer.Option(help="The same seed injects the same faults in the same order.")] = 1,
     faults: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many faults to inject.")] = 200,
     events: Annotated[
-        int, typer.Option(min=0, max=100_000_000, help="Events to send at least; 0: 300 for each fault.")
+        int, typer.Option(min=0, max=100_000_000, help="Valid events to send at least; 0: 300 for each fault.")
     ] = 0,
     rate: Annotated[float, typer.Option(min=50, help="Records sent a second at most.")] = 2_000.0,
     as_json: Annotated[
@@ -40,7 +40,7 @@ def chaos(
 
     configure_logs("error", service="chaos")
     options = Options(seed, faults, events, rate)
-    with Progress(console(stderr=as_json), faults=faults, events=options.wanted) as progress:
+    with Progress(console(stderr=as_json), faults=faults, records=options.wanted) as progress:
         result = asyncio.run(run(options, progress.say, progress))
     text = markdown(result)
     if report:

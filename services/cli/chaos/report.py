@@ -76,8 +76,8 @@ def _fault_rows(result: Result) -> list[str]:
         "",
         "## Faults of processes and servers",
         "",
-        "Recovery was measured where a fault struck alone: from the end of its cause until all workers were ready and all that was "
-        "published by then was read. *Holds*: after it, as at the end, nothing was lost, doubled or billed twice.",
+        "Recovery was measured where a fault struck alone: from the end of its cause until all workers were ready, every "
+        "service had moved, and lag was falling. *Holds*: after it, as at the end, nothing was lost, doubled or billed twice.",
         "",
         "| fault | injected | recovered in seconds: median (most; timed) | limit | verdict |",
         "|---|---:|---:|---:|---|",

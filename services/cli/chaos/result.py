@@ -26,7 +26,7 @@ RECOVERY_LIMITS: Final = {
 
 @dataclass(slots=True)
 class Result:
-    """Figures of one run. Recovery in seconds: from the end of a fault's cause to all workers ready, all lag of then gone."""
+    """Figures of one run. Recovery in seconds: from the end of a fault's cause to all workers ready, all services moving, lag falling."""
 
     command: str
     seed: int

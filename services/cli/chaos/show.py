@@ -15,10 +15,10 @@ _PLAIN_SECONDS: Final = 5.0
 
 
 class Progress:
-    """Tells how far faults and traffic are; an `async`-free context manager around a run."""
+    """Tells how far faults and traffic are; a context manager around a run."""
 
-    def __init__(self, console: Console, *, faults: int, events: int) -> None:
-        self._console, self._faults, self._events = console, faults, events
+    def __init__(self, console: Console, *, faults: int, records: int) -> None:
+        self._console, self._faults, self._records = console, faults, records
         self._begun, self._due = monotonic(), 0.0
         columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bars = Bars(*columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal)
@@ -26,7 +26,7 @@ class Progress:
     def __enter__(self) -> Progress:
         self._bars.start()
         self._fault_bar = self._bars.add_task("faults", total=self._faults, now="")
-        self._event_bar = self._bars.add_task("events", total=self._events, now="")
+        self._record_bar = self._bars.add_task("records", total=self._records, now="")
         return self
 
     def __exit__(
@@ -34,14 +34,14 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, faults: int, events: int, now: str) -> None:
+    def __call__(self, faults: int, records: int, now: str) -> None:
         """Show the numbers of faults begun and of records sent, and what strikes now."""
         if self._console.is_terminal:
             self._bars.update(self._fault_bar, completed=faults, now=escape(now[:60]))
-            self._bars.update(self._event_bar, completed=min(events, self._events))
+            self._bars.update(self._record_bar, completed=min(records, self._records))
         elif monotonic() >= self._due:
             self._due = monotonic() + _PLAIN_SECONDS
-            self.say(f"{faults:,} of {self._faults:,} faults, {events:,} of {self._events:,} events: {now}")
+            self.say(f"{faults:,} of {self._faults:,} faults, {records:,} of {self._records:,} records: {now}")
 
     def say(self, line: str) -> None:
         """Tell one thing, with the seconds since the start."""

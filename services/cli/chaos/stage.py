@@ -23,7 +23,7 @@ from shared.sql import Queries
 
 SQL: Final = Queries.load("services.cli.chaos")
 POLL_SECONDS: Final = 0.1
-RECOVERY_SECONDS: Final = 300.0
+RECOVERY_SECONDS: Final = 600.0
 """Longer than that is no recovery, however busy the machine is."""
 AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, KafkaError)
 
@@ -73,7 +73,7 @@ class Stage:
             return None
 
     async def recovered(self) -> float:
-        """Wait until every worker is ready and every service has got on since now; return the seconds it took.
+        """Wait until every worker is ready, every service has got on since now, and lag falls; return the seconds it took.
 
         Raises `ServiceUnavailable` that says what does not move.
         """
@@ -84,7 +84,8 @@ class Stage:
             now = await self.look()
             before = before or now
             waiting = await self.not_ready()
-            if now and before and not waiting and _moved(before, now, published):
+            lag_falls = now and before and self.sender.published - now.ingested < published - before.ingested
+            if now and before and not waiting and _moved(before, now) and (lag_falls or now.ingested >= published):
                 return monotonic() - begun
             if monotonic() - begun > RECOVERY_SECONDS:
                 raise ServiceUnavailable(
@@ -142,6 +143,6 @@ class Stage:
                 await asyncio.sleep(POLL_SECONDS)
 
 
-def _moved(before: Progress, now: Progress, published: int) -> bool:
-    """Whether ingest has read what was published by then, and the others have read something since."""
-    return now.ingested >= published and now.aggregated > before.aggregated and now.rated > before.rated
+def _moved(before: Progress, now: Progress) -> bool:
+    """Whether every service has read something since."""
+    return all(later > earlier for earlier, later in zip(before, now, strict=True))

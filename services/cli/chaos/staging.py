@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -35,6 +36,7 @@ WORKERS: Final = {"ingest": 2, "aggregator": 1, "billing": 1}
 READY_SECONDS: Final = 120.0
 EVENTS_A_FAULT: Final = 300
 """So many events are sent for each fault, unless a number is given."""
+RECORDS_AN_EVENT: Final = 1.02
 LONG_RUN: Final = 2_000
 """From so many faults on, servers stay away for minutes."""
 WORKER_SETTINGS: Final = {
@@ -57,8 +59,8 @@ class Options:
 
     @property
     def wanted(self) -> int:
-        """How many events are sent."""
-        return self.events or self.faults * EVENTS_A_FAULT
+        """How many records are sent: a few more than events, since some of them are none."""
+        return math.ceil((self.events or self.faults * EVENTS_A_FAULT) * RECORDS_AN_EVENT)
 
     def __str__(self) -> str:
         events = f" --events {self.events}" if self.events else ""
