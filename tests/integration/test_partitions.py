@@ -204,7 +204,7 @@ async def hold_it(log: Log) -> None:
 OBSTACLES: dict[str, str | Callable[[Log], Awaitable[None]]] = {
     "court order 7": hold_it,
     "INV-2026-000001 (overdue)": "UPDATE invoices SET status = 'overdue', paid_date = NULL",
-    "open or disputed": """UPDATE invoices SET metadata = '{"disputed": true}'""",
+    "open or disputed": """UPDATE invoices SET disputed_at = now(), dispute_reason = 'wrong'""",
     "rated but not billed": "ALTER TABLE rated_usage DISABLE TRIGGER USER; UPDATE rated_usage SET settlement_id = NULL WHERE byok",
     "1 quarantined records": """
         INSERT INTO quarantined_events (id, reason, detail, cluster, topic, partition, epoch, record_offset, batch_id, quarantined_at)

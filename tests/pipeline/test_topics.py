@@ -55,8 +55,8 @@ async def test_ingest_does_not_start_while_its_announcements_have_too_few_partit
     await create_topic(USAGE_RECORDED, partitions=2)
     settings = KafkaSettings(kafka_bootstrap_servers=kafka_bootstrap, kafka_topic_prefix=topic_prefix)
     async with asyncio.timeout(10):
-        while len([name for name in await count_partitions(settings) if name.startswith(topic_prefix)]) < 2:
-            await asyncio.sleep(0.05)  # the broker hears of new topics from the controller
+        while len([name for name in await count_partitions(settings) if name.startswith(topic_prefix)]) < 2:  # noqa: ASYNC110 – the broker hears of them from the controller
+            await asyncio.sleep(0.05)
     with pytest.raises(
         ConfigurationError, match=r"usage\.recorded has 2 partitions, .*usage\.events has 3.*tallystick topics --grow"
     ):

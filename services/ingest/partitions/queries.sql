@@ -71,7 +71,7 @@ SELECT EXISTS (SELECT FROM subscriptions WHERE id = $1);
 -- Invoices that have to do with times from $1 up to $2, by their period or by a line's, and are not issued, not paid, or disputed.
 SELECT coalesce(i.number, 'draft ' || i.id) AS name, i.status
 FROM invoices i
-WHERE (i.status NOT IN ('paid', 'cancelled') OR i.metadata ->> 'disputed' = 'true')
+WHERE (i.status NOT IN ('paid', 'cancelled') OR i.disputed_at IS NOT NULL)
   AND (i.kind = 'usage' AND i.period_start < $2 AND i.period_end > $1
        OR EXISTS (SELECT FROM invoice_lines l
                   WHERE l.invoice_id = i.id
