@@ -41,7 +41,11 @@ class _RolePool:
 
     async def take(self) -> Connection:
         connection = await self._pool.acquire()
-        await connection.execute(f"SET ROLE {self._role}")
+        try:
+            await connection.execute(f"SET ROLE {self._role}")
+        except BaseException:  # cancelled: a pool gets its connection back
+            await self._pool.release(connection)
+            raise
         return connection
 
     async def release(self, connection: Connection) -> None:

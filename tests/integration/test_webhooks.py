@@ -256,8 +256,7 @@ async def test_secrets_are_stored_encrypted_and_can_change_their_key(office: Off
     sealed = await office.pool.fetchval("SELECT encrypted_secret FROM webhook_endpoints")
     assert secret.encode() not in sealed
     new = new_key()
-    old_and_new = Keyring(new)
-    old_and_new._fernet._fernets += office.keys._fernet._fernets
+    old_and_new = Keyring(f"{new},{office.key}")
     async with transaction(office.billing) as connection:
         assert await endpoints.reseal(connection, old_and_new) == 1
     assert Keyring(new).open(await office.pool.fetchval("SELECT encrypted_secret FROM webhook_endpoints")) == secret

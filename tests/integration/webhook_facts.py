@@ -38,10 +38,12 @@ class Office:
 
     pool: Pool
     clock: FixedClock = field(default_factory=lambda: FixedClock(datetime.now(UTC) + timedelta(seconds=5)))
-    keys: Keyring = field(default_factory=lambda: Keyring(new_key()))
+    key: str = field(default_factory=new_key)
+    keys: Keyring = field(init=False)
     billing: Pool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.keys = Keyring(self.key)
         self.billing = with_role(self.pool, BILLING)
 
     async def add(self, url: str, *events: str, user: UUID | None = None) -> tuple[UUID, str]:
