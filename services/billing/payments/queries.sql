@@ -359,8 +359,11 @@ RETURNING step;
 
 -- name: suspend_postpaid
 -- Suspends the postpaid subscriptions of a user for payment_overdue, in the order of their ids; returns those that changed.
-SELECT s.id FROM (SELECT id FROM subscriptions WHERE user_id = $1 AND billing_mode = 'postpaid' AND status IN ('active', 'trialing', 'suspended') ORDER BY id) s
-WHERE suspend_subscription(s.id, 'payment_overdue');
+-- MATERIALIZED: else the server may call the function before it has looked at the other conditions.
+WITH chosen AS MATERIALIZED (
+    SELECT id FROM subscriptions WHERE user_id = $1 AND billing_mode = 'postpaid' AND status IN ('active', 'trialing', 'suspended') ORDER BY id
+)
+SELECT id FROM chosen WHERE suspend_subscription(id, 'payment_overdue');
 
 -- name: lift_suspension
 -- The suspension that an invoice brought is over: everything of it is paid.
@@ -368,11 +371,12 @@ UPDATE dunning_attempts SET lifted_at = $2 WHERE invoice_id = $1 AND action = 's
 
 -- name: reactivate
 -- Lifts payment_overdue from the subscriptions of users (all that are due, or $1) of whom no unpaid invoice asks for it any more.
-SELECT s.id FROM (
+WITH chosen AS MATERIALIZED (
     SELECT s.id FROM subscriptions s
     WHERE 'payment_overdue' = ANY (s.suspended_reasons) AND ($1::uuid IS NULL OR s.user_id = $1)
       AND EXISTS (SELECT FROM dunning_attempts d JOIN invoices i ON i.id = d.invoice_id WHERE i.user_id = s.user_id AND d.action = 'suspend')
       AND NOT EXISTS (SELECT FROM dunning_attempts d JOIN invoices i ON i.id = d.invoice_id
                       WHERE i.user_id = s.user_id AND d.action = 'suspend' AND d.lifted_at IS NULL)
     ORDER BY s.id
-) s WHERE clear_suspension(s.id, 'payment_overdue');
+)
+SELECT id FROM chosen WHERE clear_suspension(id, 'payment_overdue');
