@@ -62,8 +62,9 @@ async def take_back(desk: Desk, subscription: UUID, **quantities: int) -> None:
         """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens,
                                     response_tokens, price_id, multiplier, currency, amount)
            SELECT r.subscription_id, r.hour, r.model_id, $2, r.user_id, r.billing_mode, -1, -$3::bigint, -$4::bigint, r.price_id, r.multiplier,
-                  r.currency, -0.001 * ($3 + $4)
-           FROM rated_usage r WHERE r.subscription_id = $1 AND r.requests > 0 LIMIT 1""",
+                  r.currency, -0.001 * ($3 * p.input_price_per_1k + $4 * p.output_price_per_1k) * r.multiplier
+           FROM rated_usage r JOIN model_prices p ON p.id = r.price_id
+           WHERE r.subscription_id = $1 AND r.requests > 0 ORDER BY r.rated_at, r.rating_run_id LIMIT 1""",
         subscription, uuid7(), quantities.get("request_tokens", 0), quantities.get("response_tokens", 0),
     )  # fmt: skip
 

@@ -72,11 +72,14 @@ UPDATE invoices SET disputed_at = coalesce(disputed_at, $2), dispute_reason = $3
 -- Ends a dispute; nothing if there is none.
 UPDATE invoices SET disputed_at = NULL, dispute_reason = NULL WHERE id = $1 AND disputed_at IS NOT NULL RETURNING number;
 
--- name: billed_lines
--- Lines that billed usage of subscriptions ($1) by prices ($2), on issued invoices that are not void, the latest first; locks the invoices.
-SELECT i.id AS invoice_id, l.position
+-- name: lock_invoices
+-- Keeps others from correcting invoices of users ($1) meanwhile. Locked in one order by everybody.
+SELECT id FROM invoices WHERE user_id = ANY($1::uuid[]) AND number IS NOT NULL AND status <> 'cancelled' ORDER BY id FOR UPDATE;
+
+-- name: billed_by
+-- The issued invoices, the latest first, that are not void and bill usage of subscriptions ($1) by prices ($2).
+SELECT DISTINCT i.id, i.issue_date
 FROM invoices i JOIN invoice_lines l ON l.invoice_id = i.id
 WHERE l.subscription_id = ANY($1::uuid[]) AND l.price_id = ANY($2::uuid[]) AND l.usage_line_id IS NOT NULL AND l.amount > 0
   AND i.number IS NOT NULL AND i.status <> 'cancelled'
-ORDER BY i.id, l.position
-FOR UPDATE OF i;
+ORDER BY i.issue_date DESC, i.id;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
 from services.billing.customer import Customer
 from services.billing.invoices.corrections import SQL, credited, write_note
-from services.billing.invoices.crediting import Credited, CreditRefused, NoteLine, make_note
+from services.billing.invoices.crediting import CreditRefused, Note, NoteLine, make_note
 from services.billing.invoices.document import DocumentLine, InvoiceDocument
 from services.billing.invoices.lines import Line, UsageGroup, usage_lines
 from services.billing.invoices.reading import read_invoices
@@ -22,6 +23,15 @@ from shared.postgres import Connection
 REASON = "Usage that was taken back after it had been invoiced"
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedNote:
+    """A credit note that would give back late usage: of this invoice, over the groups whose lines are in `taken`."""
+
+    invoice: InvoiceDocument
+    note: Note
+    taken: frozenset[UUID]
+
+
 async def give_back(
     connection: Connection,
     period: Period,
@@ -31,56 +41,74 @@ async def give_back(
     *,
     at: datetime,
 ) -> tuple[list[UsageGroup], list[UUID]]:
-    """Give back late negative groups by credit notes, where their customer wants it so; return the other groups, and the notes.
+    """Write the credit notes that `plan_notes` finds; return the groups that are left, and the notes."""
+    if _late(period, drafts, groups, terms):
+        await connection.execute(SQL["lock_invoices"], [customer.user_id for customer in drafts.values()])
+    left, planned = await plan_notes(connection, period, drafts, groups, terms)
+    notes = []
+    for plan in planned:
+        notes.append(await write_note(connection, plan.invoice, plan.note, kind="late_usage", reason=REASON, at=at))
+        await refresh_invoice(connection, plan.invoice.id, at=at)
+    return left, notes
+
+
+async def plan_notes(
+    connection: Connection,
+    period: Period,
+    drafts: Mapping[UUID, Customer],
+    groups: Sequence[UsageGroup],
+    terms: Mapping[UUID, CustomerTerms],
+) -> tuple[list[UsageGroup], list[PlannedNote]]:
+    """Return what credit notes would give back of late negative groups, where their customer wants it so, and the other groups.
 
     A group that no single invoice can give back whole (it was never invoiced, or was credited already) stays: it becomes an adjustment.
     """
-    late = [g for g in groups if g.is_late(period) and g.amount < 0 and _wanted(terms, drafts[g.invoice_id])]
-    if not late:
-        return list(groups), []
-    invoices = await _invoices(connection, late)
-    notes, given = [], set()
-    for invoice in invoices:
+    late = _late(period, drafts, groups, terms)
+    planned: list[PlannedNote] = []
+    given: set[UUID] = set()
+    for invoice in await _invoices(connection, late):
         mine = [
             g for g in late if g.line_id not in given and drafts[g.invoice_id] == (invoice.user_id, invoice.currency)
         ]
-        note_id, taken = await _note(connection, period, invoice, mine, at)
-        if note_id is not None:
-            notes.append(note_id)
-            given |= taken
-    return [g for g in groups if g.line_id not in given], notes
+        if plan := await _plan(connection, period, invoice, mine):
+            planned.append(plan)
+            given |= plan.taken
+    return [g for g in groups if g.line_id not in given], planned
+
+
+def _late(
+    period: Period, drafts: Mapping[UUID, Customer], groups: Iterable[UsageGroup], terms: Mapping[UUID, CustomerTerms]
+) -> list[UsageGroup]:
+    return [g for g in groups if g.is_late(period) and g.amount < 0 and _wanted(terms, drafts[g.invoice_id])]
 
 
 def _wanted(terms: Mapping[UUID, CustomerTerms], customer: Customer) -> bool:
     return terms[customer.user_id].late_usage == "credit_note"
 
 
-async def _invoices(connection: Connection, late: Iterable[UsageGroup]) -> list[InvoiceDocument]:
+async def _invoices(connection: Connection, late: Sequence[UsageGroup]) -> list[InvoiceDocument]:
+    if not late:
+        return []
     subscriptions, prices = {g.subscription_id for g in late}, {g.price_id for g in late}
-    rows = await connection.fetch(SQL["billed_lines"], list(subscriptions), list(prices))
-    return await read_invoices(connection, list(dict.fromkeys(row["invoice_id"] for row in rows)))
+    rows = await connection.fetch(SQL["billed_by"], list(subscriptions), list(prices))
+    return await read_invoices(connection, [row["id"] for row in rows])
 
 
-async def _note(
-    connection: Connection, period: Period, invoice: InvoiceDocument, late: Iterable[UsageGroup], at: datetime
-) -> tuple[UUID | None, set[UUID]]:
-    """Write the note of one invoice over the groups that it can give back whole; return it and them, or nothing."""
+async def _plan(
+    connection: Connection, period: Period, invoice: InvoiceDocument, late: Iterable[UsageGroup]
+) -> PlannedNote | None:
+    """Return the note of one invoice over the groups that it can give back whole; nothing if there is none, or it would not fit."""
     before = await credited(connection, invoice.id)
     left = {line.id: line.amount - before.lines.get(line.id, Decimal(0)) for line in invoice.lines}
-    found: list[tuple[Line, DocumentLine]] = []
-    for group in late:
-        if pairs := _matching(usage_lines(group, period), invoice, left):
-            found += pairs
+    found = [pair for group in late for pair in _matching(usage_lines(group, period), invoice, left)]
     lines = _note_lines(found, invoice.currency)
-    if not lines or not any(line.amount for line in lines) or any(_exceeds(line, left) for line in lines):
-        return None, set()
+    if not any(line.amount for line in lines) or any(_exceeds(line, left) for line in lines):
+        return None
     try:
-        note = make_note(invoice, Credited(before.lines, before.taxes), lines)
+        note = make_note(invoice, before, lines)
     except CreditRefused:
-        return None, set()
-    id_ = await write_note(connection, invoice, note, kind="late_usage", reason=REASON, at=at)
-    await refresh_invoice(connection, invoice.id, at=at)
-    return id_, {line.usage_line_id for line, _ in found if line.usage_line_id}
+        return None
+    return PlannedNote(invoice, note, frozenset(line.usage_line_id for line, _ in found if line.usage_line_id))
 
 
 def _matching(

@@ -10,6 +10,11 @@ WHERE r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS 
                     AND i.period_start = $1 AND i.period_end = $2 AND i.number IS NOT NULL)
 ORDER BY r.user_id, r.currency;
 
+-- name: invoiced
+-- In which currencies user $1 has an invoice for [$2, $3) that is issued and not to be made anew.
+SELECT user_id, currency FROM invoices
+WHERE user_id = $1 AND kind = 'usage' AND NOT rebilled AND period_start = $2 AND period_end = $3 AND number IS NOT NULL;
+
 -- name: entity_exists
 -- Whether there is such a legal entity.
 SELECT EXISTS (SELECT FROM legal_entities WHERE id = $1);

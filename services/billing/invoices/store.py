@@ -31,6 +31,11 @@ async def customers_with_usage(connection: Connection, period: Period, only_user
     return [Customer(*row) for row in rows]
 
 
+async def invoiced(connection: Connection, period: Period, user_id: UUID) -> set[Customer]:
+    """Return what a user has been invoiced for a period, by currency."""
+    return {Customer(*row) for row in await connection.fetch(SQL["invoiced"], user_id, period.start, period.end)}
+
+
 async def require_entity(connection: Connection, entity: str) -> None:
     """Raise `ConfigurationError` unless there is such a legal entity."""
     if not await connection.fetchval(SQL["entity_exists"], entity):
