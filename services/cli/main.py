@@ -28,6 +28,7 @@ COMMANDS = {
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
+    "export": "services.cli.export:app",
     "render": "services.cli.render:render",
     "explain": "services.cli.explain:explain",
     "reprice": "services.cli.reprice:reprice",
@@ -41,6 +42,7 @@ COMMANDS = {
     "webhooks": "services.cli.webhooks:app",
     "alerts": "services.cli.alerts:app",
     "price": "services.cli.price:app",
+    "credits": "services.cli.credits:app",
     "schema": "services.cli.schema:app",
 }
 

@@ -31,6 +31,8 @@ def with_database(work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
     from deploy.local import connect as servers  # noqa: PLC0415
     from shared.postgres import connect  # noqa: PLC0415
 
+    log_to_stderr()
+
     async def run() -> T:
         connection = await connect(servers.database_url(), application_name="tallystick-operator")
         try:
@@ -52,6 +54,8 @@ def with_billing(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
     from shared.postgres import create_pool, role_to_take  # noqa: PLC0415
     from shared.settings import load  # noqa: PLC0415
 
+    log_to_stderr()
+
     async def run() -> T:
         url = servers.database_url()
         settings = load(Settings, database_url=url, kafka_bootstrap_servers="")  # what a command does needs no Kafka
@@ -65,6 +69,14 @@ def with_billing(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
             await pool.close()
 
     return asyncio.run(run())
+
+
+def log_to_stderr() -> None:
+    """Keep what services log off standard output, which belongs to what a command prints. A worker has set its logs up already."""
+    import structlog  # noqa: PLC0415
+
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def schema_missing(error: Exception) -> ConfigurationError:
