@@ -24,7 +24,7 @@ OUT_OF_ORDER: Final = 0.05
 FAILED: Final = 0.03
 RESENT: Final = 0.008
 RESENT_LONG_AFTER: Final = 0.002
-CONFLICTING: Final = 0.000_4
+CONFLICTING: Final = 0.000_6
 POISONED: Final = 0.003
 OF_STRANGERS: Final = 0.000_5
 """Shares of the events."""
@@ -151,15 +151,17 @@ class Traffic:
         return self._rng.choice(self._kept).record
 
     def _conflict(self) -> Record:
-        """Return a record with the identity and the time of an earlier one, and another body."""
+        """Return a record with the identity of an earlier one: another body, or another time, however long ago that was."""
         sent = self._rng.choice(self._kept)
         assert sent.record.value is not None, "only events are kept"  # noqa: S101
-        self.books.refuse("same id, other body", "conflict")
-        found, changed = (
-            f'"request_tokens":{sent.tokens},'.encode(),
-            f'"request_tokens":{sent.tokens + 5_000},'.encode(),
-        )
-        return sent.record._replace(value=sent.record.value.replace(found, changed))
+        if self._rng.random() < 0.5:
+            self.books.refuse("same id, other body", "conflict")
+            found, changed = f'"request_tokens":{sent.tokens},', f'"request_tokens":{sent.tokens + 5_000},'
+        else:
+            self.books.refuse("same id, other time", "conflict")
+            later = datetime.fromisoformat(sent.time) - timedelta(minutes=self._rng.randint(1, 3_000))
+            found, changed = f'"time":"{sent.time}"', f'"time":"{later.isoformat()}"'
+        return sent.record._replace(value=sent.record.value.replace(found.encode(), changed.encode()))
 
     def _poisoned(self) -> Record:
         """Return the next kind of bad record; every kind comes in turn."""
