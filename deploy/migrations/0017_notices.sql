@@ -42,19 +42,41 @@ COMMENT ON COLUMN alert_settings.thresholds IS 'Per cent of a quota (usage_thres
 
 -- A trigger, because services raise alerts in statements of their own: what a user does not want becomes no row, whoever raises it.
 CREATE FUNCTION respect_alert_settings() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wanted text := CASE WHEN NEW.type = 'usage_threshold' AND NEW.metadata ->> 'dimension' = 'amount' THEN 'spend' ELSE NEW.type END;
 BEGIN
     IF EXISTS (SELECT FROM alert_settings s
-               WHERE s.user_id = NEW.user_id
-                 AND s.kind = CASE WHEN NEW.type = 'usage_threshold' AND NEW.metadata ->> 'dimension' = 'amount' THEN 'spend' ELSE NEW.type END
-                 AND (NOT s.enabled OR (s.kind = 'usage_threshold' AND NEW.threshold <> ALL (s.thresholds)))) THEN
+               WHERE s.user_id = NEW.user_id AND s.kind = wanted
+                 AND (NOT s.enabled OR (s.kind = 'usage_threshold' AND NEW.threshold <> ALL (s.thresholds))))
+       OR EXISTS (SELECT FROM users u WHERE u.id = NEW.user_id AND u.notification_preferences -> wanted = 'false') THEN
         RETURN NULL;
     END IF;
     RETURN NEW;
 END $$;
 
-COMMENT ON FUNCTION respect_alert_settings IS 'Trigger: an alert that its user does not want is not stored.';
+COMMENT ON FUNCTION respect_alert_settings IS 'Trigger: an alert that its user does not want, by alert_settings or users.notification_preferences, is not stored.';
 
 CREATE TRIGGER respect_alert_settings BEFORE INSERT ON billing_alerts FOR EACH ROW EXECUTE FUNCTION respect_alert_settings();
+
+-- A balance that falls below its threshold by an entry that somebody posts directly is told of by the ledger itself
+-- (post_credit_transaction), which knows no outbox: its event follows from the alert. Settlements announce theirs themselves.
+CREATE FUNCTION announce_low_balance() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO billing_outbox (id, topic, key, value, headers)
+    SELECT NEW.id, 'billing.events', convert_to(NEW.user_id::text, 'UTF8'), convert_to(jsonb_build_object(
+               'id', NEW.id, 'type', 'tallystick.credits.low.v1', 'time', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+               'subject', NEW.user_id, 'source', 'tallystick/billing', 'specversion', '1.0', 'datacontenttype', 'application/json',
+               'data', jsonb_build_object('balance', trim_scale(NEW.current_value)::text, 'threshold', trim_scale(NEW.threshold)::text,
+                                          'owed', trim_scale(c.owed)::text, 'transaction', substr(NEW.cause, 7)))::text, 'UTF8'),
+           '{"content-type": "application/cloudevents+json"}'
+    FROM user_credits c WHERE c.user_id = NEW.user_id;
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION announce_low_balance IS 'Trigger: puts the event of a low balance that the ledger has told of into the outbox.';
+
+CREATE TRIGGER announce_low_balance AFTER INSERT ON billing_alerts FOR EACH ROW
+    WHEN (NEW.type = 'low_balance' AND NEW.cause LIKE 'entry %') EXECUTE FUNCTION announce_low_balance();
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Webhooks
@@ -191,6 +213,8 @@ INSERT INTO role_rights (role, object, privilege, columns)
 SELECT 'tallystick_' || service, object, privilege, string_to_array(columns, ' ')
 FROM (VALUES
     ('aggregator', 'alert_settings', 'SELECT', NULL),
+    ('aggregator', 'users', 'SELECT', 'id notification_preferences'),
+    ('billing', 'users', 'SELECT', 'id notification_preferences'),
     ('billing', 'alert_settings', 'SELECT INSERT DELETE', NULL),
     ('billing', 'alert_settings', 'UPDATE', 'enabled thresholds updated_at'),
     ('billing', 'webhook_endpoints', 'SELECT INSERT DELETE', NULL),
@@ -203,6 +227,9 @@ FROM (VALUES
     ('billing', 'webhook_attempts', 'UPDATE', 'outcome response_status latency_ms detail'),
     -- The right to call it makes secure_functions() let it work as its owner: as a trigger it is called without any.
     ('billing', 'queue_webhooks', 'EXECUTE', NULL)
-) AS granted (service, object, privileges, columns), unnest(string_to_array(privileges, ' ')) AS privilege;
+) AS granted (service, object, privileges, columns), unnest(string_to_array(privileges, ' ')) AS privilege
+ON CONFLICT (role, object, privilege) DO UPDATE
+SET columns = CASE WHEN role_rights.columns IS NULL OR excluded.columns IS NULL THEN NULL
+                   ELSE ARRAY(SELECT DISTINCT name FROM unnest(role_rights.columns || excluded.columns) name ORDER BY name) END;
 
 SELECT apply_role_rights();

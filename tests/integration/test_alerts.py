@@ -8,12 +8,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from services.billing.events import EventType
 from services.billing.notices.alerts import Alert, AlertRefused, choices, choose, raise_alerts, stored_alerts
 from services.billing.notices.jobs import watch_job
 from services.billing.notices.watching import Watch
+from shared.contracts import BillingEvent
 from shared.jobs import run_due
 from shared.outbox import Outbox
 from shared.postgres import Pool
@@ -177,10 +179,31 @@ async def test_usage_without_a_price_is_told_once_for_each_month_and_model(desk:
     assert (data["model"], data["tool"], data["month"], data["events"]) == ("mystery", None, "2026-10", 2)
 
 
+# Credits
+
+
+async def test_a_low_balance_that_the_ledger_tells_of_is_announced_too(desk: Desk) -> None:
+    """By the trigger announce_low_balance; settlements announce theirs themselves."""
+    customer = await make_customer(desk.pool, billing_mode="prepaid")
+    await desk.pool.execute("SELECT add_user_credits($1::uuid, 100)", customer.user_id)
+    await desk.pool.execute("UPDATE user_credits SET low_balance_threshold = 20")
+    for amount in ("70.5", "15", "1"):
+        await desk.billing.execute(
+            "SELECT debit_user_credits($1::uuid, $2::numeric)", customer.user_id, Decimal(amount)
+        )
+    assert await told(desk) == ["14.5 credits are left, less than the 20 you wanted to be told at."]
+    (data,) = await events(desk, "tallystick.credits.low.v1")
+    assert (data["balance"], data["threshold"], data["owed"]) == ("14.5", "20", "0")
+    assert await desk.value("SELECT count(*) FROM credit_transactions WHERE id = $1", UUID(data["transaction"])) == 1
+    value = await desk.value("SELECT value FROM billing_outbox")
+    assert msgspec.json.decode(value, type=BillingEvent).subject == str(customer.user_id)
+
+
 # What a user wants
 
 
 async def test_what_a_user_does_not_want_is_not_told_by_whichever_service(desk: Desk) -> None:
+    """The trigger respect_alert_settings sees to it."""
     customer = await make_customer(desk.pool)
     await want(desk, customer.user_id, "low_balance", enabled=False)
     alerts = [Alert(customer.user_id, kind, "settlement 1", "…") for kind in ("low_balance", "credits_exhausted")]
@@ -191,6 +214,14 @@ async def test_what_a_user_does_not_want_is_not_told_by_whichever_service(desk: 
         assert [a.type for a in await stored_alerts(connection, user_id=customer.user_id)] == ["credits_exhausted"]
         assert await stored_alerts(connection, type_="low_balance") == []
         assert [(c.kind, c.enabled) for c in await choices(connection, customer.user_id)] == [("low_balance", False)]
+
+
+async def test_what_a_user_has_switched_off_in_the_profile_is_not_told(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    await desk.pool.execute("""UPDATE users SET notification_preferences = '{"payment_failed": false, "low_balance": true}'""")
+    alerts = [Alert(customer.user_id, kind, "1", "…") for kind in ("payment_failed", "low_balance", "invoice_overdue")]
+    async with desk.billing.acquire() as connection:
+        assert [a.type for a in await raise_alerts(connection, alerts)] == ["low_balance", "invoice_overdue"]
 
 
 @pytest.mark.parametrize(

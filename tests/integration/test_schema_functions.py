@@ -45,6 +45,8 @@ ELSEWHERE = {
     "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_plans.py": "keep_subscription_terms subscription_phase",
     "test_plans_schema.py": "protect_plan_version version_plan protect_coupon",
+    "test_webhooks.py": "queue_webhooks",
+    "test_alerts.py": "respect_alert_settings announce_low_balance",
     "test_roles.py": "apply_role_rights create_service_roles secure_functions readable_relations",
 }
 

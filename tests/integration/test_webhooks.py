@@ -40,6 +40,7 @@ async def office(ingest_database: str) -> AsyncIterator[Office]:
 
 
 async def test_an_event_is_queued_in_the_transaction_of_its_effect(office: Office) -> None:
+    """By the trigger queue_webhooks."""
     await office.add("https://example.com/hook")
     with pytest.raises(RuntimeError):
         async with transaction(office.billing) as connection:
