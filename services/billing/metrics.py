@@ -132,9 +132,9 @@ def count_settlements(settlements: Iterable[Settlement]) -> None:
     """Count committed settlements."""
     for settlement in settlements:
         SETTLEMENTS.inc()
-        DEBITED.inc(float(max(settlement.debited, 0)))
-        OWED.inc(float(max(settlement.owed, 0)))
-        RETURNED.inc(float(max(-settlement.credits, 0)))
+        DEBITED.inc(float(max(settlement.debited, Decimal(0))))
+        OWED.inc(float(max(settlement.owed, Decimal(0))))
+        RETURNED.inc(float(max(-settlement.credits, Decimal(0))))
 
 
 def report_reconciliation(finished_at: datetime, differing: Collection[str], under_way: Collection[str]) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": "services.cli.replay:replay",
     "reconcile": "services.cli.reconcile:reconcile",
     "export": "services.cli.export:app",
+    "invoice": "services.cli.invoices.command:app",
     "render": "services.cli.render:render",
     "explain": "services.cli.explain:explain",
     "reprice": "services.cli.reprice:reprice",
@@ -42,6 +43,9 @@ COMMANDS = {
     "webhooks": "services.cli.webhooks:app",
     "alerts": "services.cli.alerts:app",
     "price": "services.cli.price:app",
+    "plan": "services.cli.plan:app",
+    "coupon": "services.cli.coupon:app",
+    "subscription": "services.cli.subscription:app",
     "credits": "services.cli.credits:app",
     "schema": "services.cli.schema:app",
 }

@@ -72,7 +72,8 @@ class History:
 
     def __init__(self, pool: Pool, user: UUID) -> None:
         self.pool, self.user, self.model = pool, user, Credits()
-        self.settled, self.last = Decimal(0), None
+        self.settled = Decimal(0)
+        self.last: tuple[Any, ...] | None = None
 
     async def step(self, kind: str, *arguments: Any) -> None:
         """Make one step."""

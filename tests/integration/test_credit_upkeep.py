@@ -29,7 +29,7 @@ OUTBOX = Outbox("billing_outbox")
 
 
 async def account(connection: Connection | Pool, user: UUID) -> tuple[Any, Any]:
-    return tuple(await connection.fetchrow("SELECT balance, owed FROM user_credits WHERE user_id = $1", user))  # type: ignore[return-value]
+    return tuple(await connection.fetchrow("SELECT balance, owed FROM user_credits WHERE user_id = $1", user))
 
 
 async def renewing(pool: Pool, *, tier: str = "starter", rollover: int | None = 0, allowance: int = 100) -> UUID:

@@ -52,13 +52,14 @@ class Settling:
                 self.pending.rates = await store.rates(connection, self.clock.now())
                 found = await store.unsettled(connection, users)
                 due = await self._convertible(connection, found)
+            if users is None:
+                metrics.UNCONVERTIBLE.set(len(found) - len(due))
             chunks = [due[i : i + ACCOUNTS_AT_ONCE] for i in range(0, len(due), ACCOUNTS_AT_ONCE)]
             return sum([await self._settle_chunk(chunk) for chunk in chunks])
 
     async def _convertible(self, connection: Connection, due: Sequence[Due]) -> list[Due]:
         """Return what can be settled. Usage in a currency without a rate waits, and is told; it is never converted by another's."""
         waiting = [one for one in due if one.credits_per_unit is None]
-        metrics.UNCONVERTIBLE.set(len(waiting))
         if waiting:
             log.error("credit_rate_missing", currencies=sorted({one.currency for one in waiting}), users=len(waiting))
             await store.raise_unconvertible(connection, waiting)

@@ -1,0 +1,159 @@
+"""How fast prepaid usage becomes ledger entries, beside bare UPDATEs of as many balances.
+
+    python -m benchmarks.settlement [--users 5000] [--rows 4] [--windows 3] [--json FILE]
+
+Every user has `--rows` rows of rated usage in each window. A settlement claims them, writes one ledger entry and what each grant paid,
+moves account and grants, records the settlement, and checks at COMMIT that ledger, grants and balance agree. The limit is a bare table
+of balances that is updated in chunks as large, one transaction each: what Postgres needs at least to remember them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+
+from benchmarks.ingest import database
+from deploy.local.stack import running_stack
+from services.billing.credits.credits import Pending
+from services.billing.credits.settlement import ACCOUNTS_AT_ONCE, Settling
+from shared.clock import SystemClock
+from shared.outbox import Outbox
+from shared.postgres import create_pool
+
+WINDOW_SECONDS = 5
+EVENTS_PER_SECOND = 60_000
+GRANTS = 3
+"""Open grants of each user: an allowance, a gift, a purchase."""
+HOUR = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+async def prepare(connection: asyncpg.Connection, users: int) -> None:
+    """Make users with prepaid subscriptions and grants, and a price."""
+    await connection.execute(
+        "INSERT INTO models (id, name, provider) VALUES ('gpt-4o', 'gpt-4o', 'openai') ON CONFLICT DO NOTHING"
+    )
+    await connection.execute(
+        """INSERT INTO model_prices (id, model_id, valid_from, currency, input_price_per_1k)
+           VALUES ($1, 'gpt-4o', '2026-01-01Z', 'USD', 0.0025)""",
+        UUID(int=1),
+    )
+    await connection.execute(
+        """INSERT INTO users (id, username, email)
+           SELECT md5('user ' || n)::uuid, 'user ' || n, 'user' || n || '@example.com' FROM generate_series(1, $1::int) n""",
+        users,
+    )
+    await connection.execute(
+        """INSERT INTO subscriptions (id, user_id, plan_id, status, billing_mode, currency, quota_period_start)
+           SELECT id, id, 'enterprise', 'active', 'prepaid', 'USD', '2026-01-01Z' FROM users WHERE email LIKE 'user%'"""
+    )
+    for kind, amount in (("allowance", 100_000), ("bonus", 50_000), ("purchase", 1_000_000))[:GRANTS]:
+        await connection.execute(
+            "SELECT add_user_credits(id, $1, $2) FROM users WHERE email LIKE 'user%'", Decimal(amount), kind
+        )
+    await connection.execute(
+        "CREATE TABLE bare (user_id uuid PRIMARY KEY, balance numeric NOT NULL) WITH (fillfactor = 70)"
+    )
+    await connection.execute("INSERT INTO bare SELECT user_id, balance FROM user_credits")
+
+
+async def use(connection: asyncpg.Connection, window: int, rows: int) -> None:
+    """Rate a window's usage of every user, as so many rows."""
+    await connection.execute(
+        """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens,
+                                    price_id, multiplier, currency, amount)
+           SELECT s.id, $1, 'gpt-4o', md5(format('run %s %s', $2::int, r))::uuid, s.user_id, 'prepaid', 15, 1500, $4, 1, 'USD', 0.00375
+           FROM subscriptions s CROSS JOIN generate_series(1, $3::int) r WHERE s.billing_mode = 'prepaid'""",
+        HOUR, window, rows, UUID(int=1),
+    )  # fmt: skip
+    await connection.execute("VACUUM ANALYZE rated_usage")
+    await connection.execute("CHECKPOINT")
+
+
+async def bare_updates(connection: asyncpg.Connection) -> float:
+    """Return balances/s of bare UPDATEs."""
+    ids = [row["user_id"] for row in await connection.fetch("SELECT user_id FROM bare ORDER BY user_id")]
+    started = time.perf_counter()
+    for first in range(0, len(ids), ACCOUNTS_AT_ONCE):
+        chunk = ids[first : first + ACCOUNTS_AT_ONCE]
+        await connection.execute(
+            "UPDATE bare b SET balance = balance - d.amount FROM unnest($1::uuid[], $2::numeric[]) AS d (id, amount) WHERE b.user_id = d.id",
+            chunk,
+            [Decimal("0.15")] * len(chunk),
+        )
+    return len(ids) / (time.perf_counter() - started)
+
+
+async def measure(server: str, users: int, rows: int, windows: int) -> tuple[list[float], list[float]]:
+    """Return settlements/s and balances/s of bare UPDATEs, for each window."""
+    async with database(server) as (url, connection):
+        await prepare(connection, users)
+        pool = await create_pool(url)
+        settling = Settling(pool, SystemClock(), Outbox("billing_outbox"), Pending({}, Decimal("0.8")))
+        ours, limit = [], []
+        for window in range(windows):
+            await use(connection, window, rows)
+            limit.append(await bare_updates(connection))
+            started = time.perf_counter()
+            made = await settling.settle_all()
+            ours.append(made / (time.perf_counter() - started))
+            assert made == users
+            print(f"window {window + 1}: {ours[-1]:.0f} settled/s, bare {limit[-1]:.0f}/s", file=sys.stderr)
+        await pool.close()
+        sums = await connection.fetchrow(
+            """SELECT (SELECT sum(amount) FROM credit_transactions) AS ledger, (SELECT sum(remaining) FROM credit_grants) AS grants,
+                      (SELECT sum(balance) FROM user_credits) AS balances, (SELECT sum(amount) * 10 FROM rated_usage) AS rated,
+                      (SELECT sum(amount) FROM credit_settlements) AS settled"""
+        )
+        assert sums["ledger"] == sums["grants"] == sums["balances"], sums
+        assert sums["rated"] == sums["settled"], sums
+        return ours, limit
+
+
+def main() -> None:
+    """Run and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=5_000, help="users with usage in a window")
+    parser.add_argument("--rows", type=int, default=4, help="rows of rated usage of each user in a window")
+    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    with running_stack(servers=("postgres",), say=lambda line: print(line, file=sys.stderr)) as running:
+        ours, limit = asyncio.run(measure(running.stack.database_url, options.users, options.rows, options.windows))
+    settled = statistics.median(ours)
+    in_window = settled * WINDOW_SECONDS
+    figures = {
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "users": options.users,
+        "rated_rows_per_user_and_window": options.rows,
+        "settled_per_second": [round(rate) for rate in ours],
+        "bare_updates_per_second": [round(rate) for rate in limit],
+        "ratio": round(settled / statistics.median(limit), 3),
+        "users_that_one_worker_settles_in_a_window_of_5_s": round(in_window),
+        "events_per_user_and_window_at_60k_events_per_second": round(EVENTS_PER_SECOND * WINDOW_SECONDS / in_window, 1),
+    }
+    print(json.dumps(figures, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
