@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import BrokenInvariant
+from shared.kafka import Subscription
 from shared.postgres import Pool
 from tests.integration.consumer_facts import (
     ONE,
@@ -43,6 +44,8 @@ async def pool(ingest_pool: Pool) -> AsyncIterator[Pool]:
     await end_all()
 
 
+BATCH_TIMEOUT_SECONDS = Subscription("", "", "", 1).batch_timeout_ms / 1_000
+"""So long a fetch lasts at most while all partitions are paused."""
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
@@ -269,6 +272,25 @@ async def test_a_fetch_that_failed_makes_every_partition_seek_again(pool: Pool) 
     await settled()
 
     assert sorted(broker.asked) == ["pause 0", "pause 1", "resume 0", "resume 1", "seek 0 to 0", "seek 1 to 0"]
+
+
+async def test_a_fetch_that_began_unwatched_ends_before_a_partition_runs(pool: Pool) -> None:
+    """The first call of getmany begins before there is an assignment, and so before fetches are watched: if it fails, nobody
+    hears of the records that it took along. It ends with nothing only as long as all is paused."""
+    ran: list[float] = []
+
+    class Watched(FakeBroker):
+        def resume(self, *tps: TopicPartition) -> None:
+            ran.append(asyncio.get_running_loop().time())
+            FakeBroker.resume(self, *tps)
+
+    broker = Watched()
+    consumer = consumer_of(pool, broker, Storing())
+    longest = asyncio.get_running_loop().time() + BATCH_TIMEOUT_SECONDS
+    await assign(consumer, broker, ZERO, ONE)
+
+    assert len(ran) == 2
+    assert min(ran) > longest, "a fetch of before may still be under way"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -149,6 +149,11 @@ def what_retention_deleted_passes_for_a_gap(patch: Patch) -> None:
     patch.setattr(ExactlyOnceConsumer, "_confirm_gap", believe)
 
 
+def a_fetch_that_failed_is_not_noticed(patch: Patch) -> None:
+    """What it took out of the buffer is not sought again: the records behind it pass for the far side of a gap."""
+    patch.setattr(ExactlyOnceConsumer, "_fetch_failed", lambda *_: None)
+
+
 def a_topic_that_was_recreated_is_read_on(patch: Patch) -> None:
     """Positions are not compared with what the broker holds."""
     patch.setattr(shared.consumer, "check_position", lambda *_: None)
@@ -168,6 +173,7 @@ MUTATIONS: Final[Mapping[Callable[[Patch], None], str]] = {
     a_seek_is_missed_and_gaps_are_believed: "account",
     a_failed_record_is_skipped: "account",
     what_retention_deleted_passes_for_a_gap: "account",
+    a_fetch_that_failed_is_not_noticed: "account",
     a_topic_that_was_recreated_is_read_on: "rest",
     a_zombie_and_its_successor_are_not_serialised: "rest",
 }

@@ -82,7 +82,7 @@ LANES: Final = {
 
 TIMED: Final = frozenset(WEIGHTS) - {PAUSE, STALL, CLOSING, CLOCK, PARTITION}
 """Classes that something recovers from."""
-SAMPLE: Final = 1_000
+SAMPLE: Final = 2_500
 """One fault of each of them is timed, alone, and one more for so many faults of the run."""
 
 
@@ -126,24 +126,33 @@ def plan(seed: int, faults: int, workers: Sequence[str]) -> list[Fault]:
 
 
 class _Points:
-    """Deals out workers and points, for each class in turn."""
+    """Deals out workers and points. Workers take turns, so that faults of several of them can strike at once."""
 
     def __init__(self, rng: random.Random, workers: Sequence[str]) -> None:
-        self._rng, self._workers = rng, workers
-        self._left: dict[str, list[tuple[str, str]]] = {}
+        self._rng = rng
+        self._turns = rng.sample(list(workers), len(workers))
+        self._left: dict[tuple[str, str], list[str]] = {}
 
     def __call__(self, kind: str) -> tuple[str, str]:
         if kind == CLOSING:
-            return "", self._next(kind, [("", point) for point in points("closing")])[1]
+            return "", self._next(kind, "", points("closing"))
         if kind in AT_A_POINT:
-            all_ = [(w, p) for w in self._workers for p in points(service_of(w)) if _fits(kind, p)]
-            return self._next(kind, all_)
-        return (self._rng.choice(list(self._workers)), "") if kind in OF_A_WORKER else ("", "")
+            fitting = {w: [p for p in points(service_of(w)) if _fits(kind, p)] for w in self._turns}
+            worker = self._turn({w for w, found in fitting.items() if found})
+            return worker, self._next(kind, worker, fitting[worker])
+        return (self._turn(set(self._turns)), "") if kind in OF_A_WORKER else ("", "")
 
-    def _next(self, kind: str, all_: list[tuple[str, str]]) -> tuple[str, str]:
-        if not self._left.get(kind):
-            self._left[kind] = self._rng.sample(all_, len(all_))
-        return self._left[kind].pop()
+    def _turn(self, fitting: set[str]) -> str:
+        """Return the one among `fitting` that was not struck for longest."""
+        worker = next(w for w in self._turns if w in fitting)
+        self._turns.remove(worker)
+        self._turns.append(worker)
+        return worker
+
+    def _next(self, kind: str, worker: str, all_: Sequence[str]) -> str:
+        if not self._left.get((kind, worker)):
+            self._left[kind, worker] = self._rng.sample(all_, len(all_))
+        return self._left[kind, worker].pop()
 
 
 def _fits(kind: str, point: str) -> bool:
