@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment of its own, .venv, which is made on first use and renewed when pyproject.toml changes.
 #   make demo    see it work, with a real Kafka and a real Postgres that it brings along
 #   make test    all tests, against the same
+#   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
@@ -12,13 +13,21 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test chaos lint check docs up down clean
+.PHONY: demo test test-stripe chaos lint check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
 
 test: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest
+
+# A rule of its own, as `make test` needs no Go. The tests fail where stripe-mock is missing: they are never skipped.
+test-stripe: $(VENV)/.installed-test $(VENV)/bin/stripe-mock
+	@STRIPE_MOCK=$(abspath $(VENV))/bin/stripe-mock $(VENV)/bin/python -m pytest tests/stripe
+
+$(VENV)/bin/stripe-mock: | $(VENV)/bin/python
+	@echo "installing stripe-mock with Go (once)"
+	@GOBIN=$(abspath $(VENV))/bin go install github.com/stripe/stripe-mock@v0.203.0
 
 chaos: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick chaos $(CHAOS)

@@ -62,6 +62,7 @@ async def customer_of(pool: Pool, provider: PaymentProvider, user_id: UUID) -> s
     made = await provider.create_customer(known)
     async with transaction(pool) as connection:
         await store.begin(connection, user_id)
+        await connection.execute(SQL["lock_account"], user_id)
         await connection.execute(SQL["keep_customer"], user_id, made)
         return (await person(connection, user_id)).customer_id or made
 

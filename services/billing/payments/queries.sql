@@ -17,9 +17,13 @@ SELECT u.id, u.email, c.stripe_customer_id FROM users u LEFT JOIN user_credits c
 -- The user of an id or an e-mail address.
 SELECT id FROM users WHERE id::text = $1 OR lower(email) = lower($1) LIMIT 1;
 
+-- name: lock_account
+-- Takes the credit account of a user, making it where it is missing: it keeps what Stripe calls the customer.
+SELECT (lock_credit_account($1)).id;
+
 -- name: keep_customer
 -- Keeps what Stripe calls a user ($1); the first that was kept stays.
-UPDATE user_credits SET stripe_customer_id = $2 WHERE user_id = (lock_credit_account($1)).user_id AND stripe_customer_id IS NULL;
+UPDATE user_credits SET stripe_customer_id = $2 WHERE user_id = $1 AND stripe_customer_id IS NULL;
 
 -- name: user_of_customer
 -- Whose customer it is that Stripe calls so.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -136,7 +136,7 @@ async def ask_refund(
     )
     refused: ProviderRefused | None = None
     try:
-        report = await providers[paid.provider].refund(request)
+        report = replace(await providers[paid.provider].refund(request), refund_id=refund.id)
     except (ProviderUnavailable, NotConfigured) as error:
         log.warning("refund_unanswered", refund=str(refund.id), error=str(error), then="it is asked for again")
         return

@@ -218,4 +218,8 @@ def _refund_of(refund: Mapping[str, Any], request: RefundRequest) -> RefundRepor
 
 
 def _words(error: stripe.StripeError) -> str:
-    return " ".join((error.user_message or str(error) or type(error).__name__).split())
+    """Return what went wrong, in one line."""
+    if isinstance(error, stripe.APIConnectionError):
+        return "no connection"
+    words = " ".join((error.user_message or str(error) or type(error).__name__).split())
+    return words[:300]
