@@ -35,7 +35,7 @@ SQL_EDGES: Final[Mapping[str, Mapping[str, str]]] = {
         "position": r"UPDATE billing_positions",
         "account": r"lock_credit_account",
         "claim": r"UPDATE rated_usage\b.*settlement_id = ",
-        "ledger": r"settle_user_credits",
+        "ledger": r"settle_credit_windows\(",
         "settlement": r"INSERT INTO credit_settlements",
     },
     "closing": {

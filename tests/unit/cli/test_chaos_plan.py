@@ -27,6 +27,9 @@ SQL_OF: Final = {
     "closing": "services/billing",
 }
 
+TABLES: Final = {"positions": "positions", "recorded": "positions", "outbox": "outbox"}
+"""Of which tables of a service the kernel's SQL is."""
+
 
 @given(st.integers(), st.integers(1, 300))
 @settings(max_examples=30)
@@ -55,20 +58,27 @@ def test_what_needs_a_person_strikes_alone() -> None:
 
 @pytest.mark.parametrize(("service", "edge"), [(s, e) for s, edges in SQL_EDGES.items() for e in edges])
 def test_each_point_is_a_statement_of_its_service(service: str, edge: str) -> None:
-    files = [*(ROOT / SQL_OF[service]).rglob("*.sql"), ROOT / "shared/positions.sql", ROOT / "shared/outbox.sql"]
+    files = [
+        *(ROOT / SQL_OF[service]).rglob("*.sql"),
+        ROOT / "shared/positions.sql",
+        ROOT / "shared/outbox.sql",
+        ROOT / "shared/recorded.sql",
+    ]
     texts = [
-        query.replace("{table}", f"{service if service != 'closing' else 'billing'}_{file.stem}")
+        query.replace("{table}", f"{service if service != 'closing' else 'billing'}_{TABLES.get(file.stem, '')}")
         for file in files
         for query in Queries(file.read_text(encoding="utf-8"), origin=file.name).values()
     ]
 
-    assert "COPY usage_logs" in SQL_EDGES[service][edge] or edge in {edge_of(service, text) for text in texts}
+    assert "COPY" in SQL_EDGES[service][edge] or edge in {edge_of(service, text) for text in texts}
 
 
-def test_the_log_is_written_by_copy() -> None:
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "services/ingest").glob("*.py"))
+@pytest.mark.parametrize(("service", "table"), [("ingest", "usage_logs"), ("billing", "rated_usage")])
+def test_what_is_copied_is_recognised_by_its_table(service: str, table: str) -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / SQL_OF[service]).rglob("*.py"))
 
-    assert re.search(r'copy_records_to_table\(\s*"usage_logs"', code)
+    assert re.search(rf'copy_records_to_table\(\s*"{table}"', code)
+    assert edge_of(service, f"COPY {table}")
 
 
 @pytest.mark.parametrize("given_token", [None, "", "another"])
