@@ -102,6 +102,31 @@ SELECT entity, entity, CASE entity WHEN 'default' THEN '' ELSE regexp_replace(en
 FROM (SELECT 'default' UNION SELECT entity FROM invoices UNION SELECT entity FROM invoice_numbers) AS known (entity);
 UPDATE legal_entities SET name = 'Your company' WHERE id = 'default';
 
+-- Of customers only what is not about a person is kept as a value: who is anonymised must not live on in the audit trail.
+CREATE FUNCTION audit_party() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    new_    jsonb := to_jsonb(NEW) - '{created_at,updated_at}'::text[];
+    old_    jsonb := CASE TG_OP WHEN 'UPDATE' THEN to_jsonb(OLD) - '{created_at,updated_at}'::text[] ELSE '{}' END;
+    changed text[] := ARRAY(SELECT key FROM jsonb_each(new_) WHERE value IS DISTINCT FROM coalesce(old_ -> key, 'null') ORDER BY key);
+    kept    text[] := CASE TG_TABLE_NAME WHEN 'legal_entities' THEN changed
+        ELSE '{entity,country,tax_treatment,tax_rate,currency,language,payment_days,late_usage,issue_zero_invoices}'::text[] END;
+BEGIN
+    IF changed <> '{}' THEN
+        INSERT INTO audit_logs (user_id, action, resource_type, resource_id, before, after, details)
+        SELECT (new_ ->> 'user_id')::uuid, CASE TG_TABLE_NAME WHEN 'legal_entities' THEN 'legal_entity' ELSE 'billing_profile' END || '.changed',
+               TG_TABLE_NAME, coalesce(new_ ->> 'user_id', new_ ->> 'id'), jsonb_object_agg(key, old_ -> key) FILTER (WHERE key = ANY (kept)),
+               jsonb_object_agg(key, new_ -> key) FILTER (WHERE key = ANY (kept)), jsonb_build_object('changed', changed)
+        FROM unnest(changed) key;
+    END IF;
+    RETURN NULL;
+END $$;
+
+REVOKE ALL ON FUNCTION audit_party FROM PUBLIC;
+COMMENT ON FUNCTION audit_party IS 'Trigger: writes to audit_logs what changed of a legal entity, or of a customer''s billing profile.';
+
+CREATE TRIGGER audit_legal_entities AFTER INSERT OR UPDATE ON legal_entities FOR EACH ROW EXECUTE FUNCTION audit_party();
+CREATE TRIGGER audit_billing_profiles AFTER INSERT OR UPDATE ON billing_profiles FOR EACH ROW EXECUTE FUNCTION audit_party();
+
 -- What is printed of either, as JSON: invoices keep it as it was when they were issued.
 CREATE FUNCTION party_of_entity(entity legal_entities) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT jsonb_strip_nulls(to_jsonb(entity) - '{id,invoice_prefix,tax_rate,payment_days,late_usage,issue_zero_invoices,language,created_at,updated_at}'::text[])

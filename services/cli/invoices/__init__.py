@@ -1,0 +1,1 @@
+"""`tallystick invoice`: what customers are invoiced, and what is taken back."""
