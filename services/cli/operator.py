@@ -76,7 +76,7 @@ def log_to_stderr() -> None:
     import structlog  # noqa: PLC0415
 
     if not structlog.is_configured():
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        structlog.configure(logger_factory=lambda *_args: structlog.PrintLogger(sys.stderr))
 
 
 def schema_missing(error: Exception) -> ConfigurationError:

@@ -7,7 +7,8 @@ SELECT r.subscription_id, ($6::timestamptz[])[width_bucket(r.hour, $6::timestamp
        r.power_level, r.byok, r.status_class, r.user_id, r.billing_mode, r.currency, r.price_id, r.multiplier,
        sum(r.requests)::bigint AS requests, sum(r.errors)::bigint AS errors, sum(r.request_tokens)::bigint AS request_tokens,
        sum(r.response_tokens)::bigint AS response_tokens, sum(r.cached_tokens)::bigint AS cached_tokens,
-       sum(r.tokens_returned)::bigint AS tokens_returned, sum(r.latency_ms)::bigint AS latency_ms, min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
+       sum(r.tokens_returned)::bigint AS tokens_returned, sum(r.latency_ms)::bigint AS latency_ms,
+       min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
        sum(r.amount) AS amount, sum(r.cost_amount) AS cost, count(*) AS rows
 FROM rated_usage r
 WHERE r.hour >= $1 AND r.hour < $2 AND r.amount IS NOT NULL
@@ -22,7 +23,8 @@ SELECT r.subscription_id, r.hour, r.model_id, r.tool_name, r.feature_type, r.pow
        r.billing_mode, r.currency, r.price_id, r.multiplier,
        sum(r.requests)::bigint AS requests, sum(r.errors)::bigint AS errors, sum(r.request_tokens)::bigint AS request_tokens,
        sum(r.response_tokens)::bigint AS response_tokens, sum(r.cached_tokens)::bigint AS cached_tokens,
-       sum(r.tokens_returned)::bigint AS tokens_returned, sum(r.latency_ms)::bigint AS latency_ms, min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
+       sum(r.tokens_returned)::bigint AS tokens_returned, sum(r.latency_ms)::bigint AS latency_ms,
+       min(r.first_event_at) AS first_event_at, max(r.last_event_at) AS last_event_at,
        sum(r.amount) AS amount, sum(r.cost_amount) AS cost
 FROM rated_usage r
 WHERE r.subscription_id = ANY($6::uuid[]) AND r.hour >= $1 AND r.hour < $2 AND r.amount IS NOT NULL
@@ -45,14 +47,6 @@ SELECT pg_try_advisory_lock(hashtextextended('tallystick.reprice', 0));
 -- name: unlock_reprices
 -- The next one may begin.
 SELECT pg_advisory_unlock(hashtextextended('tallystick.reprice', 0));
-
--- name: put_in_force
--- A price that stands over earlier revisions.
-INSERT INTO model_prices (
-    id, model_id, tool_name, feature_type, valid_from, valid_to, currency, input_price_per_1k, output_price_per_1k, cached_input_price_per_1k,
-    price_per_request, bill_errors, cost_input_price_per_1k, cost_output_price_per_1k, cost_cached_input_price_per_1k, cost_price_per_request,
-    note, revision)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
 
 -- name: begin_reprice
 -- Which prices ($4) a reprice of [$2, $3) put in force, why ($5) and by whom ($6).

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
-import asyncpg
-
 from services.billing.rating import store as rating
+from services.billing.rating.new_prices import insert_price, price_of_new
 from services.billing.rating.price_file import NewPrice
-from services.billing.rating.rating import ONE_TOKEN_OF_1K, Component, Price, PriceBook
+from services.billing.rating.rating import Price, PriceBook
 from services.billing.reprice import store
 from services.billing.reprice.changes import Change, Rerated, changes, correct, corrections, edges, rerate
 from services.billing.reprice.store import Scope
 from shared.errors import TallystickError
 from shared.ids import uuid7
-from shared.money import exact
 from shared.period import Period, hour_start
 from shared.postgres import Connection
 
@@ -83,7 +81,7 @@ async def apply(
     """Put `wanted` in force for `period` and correct what was rated otherwise, as new rows of rated usage.
 
     What was billed already becomes adjustments of the next settlement or invoice; what was not is billed as corrected. Applying the
-    same again does nothing. Raises `RepriceRefused`, also while another reprice is at work.
+    same again does nothing. Raises `RepriceRefused`, also while another reprice is at work, and `PriceRefused` for an unknown model.
     """
     async with _alone(connection):
         async with connection.transaction():
@@ -170,36 +168,13 @@ class _Plan:
     async def put_in_force(self, connection: Connection, *, note: str) -> None:
         """Store the prices that are new."""
         for price in self.new:
-            try:
-                await store.put_in_force(connection, price, note=note)
-            except asyncpg.ForeignKeyViolationError:
-                raise RepriceRefused(f"there is no model {price.subject}: check the name of the price") from None
+            await insert_price(connection, price, note=note)
 
 
 def _price(new: NewPrice, period: Period) -> Price:
-    """Return a price that is wanted as one that can rate."""
-    costs: dict[Component, Decimal | None] = {
-        "input": new.cost_input_per_1k,
-        "cached_input": new.cost_input_per_1k if new.cost_cached_input_per_1k is None else new.cost_cached_input_per_1k,
-        "output": new.cost_output_per_1k,
-    }
-    with exact():
-        cost = {component: each * ONE_TOKEN_OF_1K for component, each in costs.items() if each is not None}
-    if new.cost_per_request is not None:
-        cost["requests"] = new.cost_per_request
-    return Price(
-        id=uuid7(),
-        kind=new.kind,
-        subject=new.subject,
-        currency=new.currency,
-        valid_from=new.valid_from or period.start,
-        valid_to=new.valid_to or period.end,
-        input_per_1k=new.input_per_1k,
-        output_per_1k=new.output_per_1k,
-        cached_input_per_1k=new.input_per_1k if new.cached_input_per_1k is None else new.cached_input_per_1k,
-        per_request=new.per_request,
-        bills_errors=new.bills_errors,
-        cost=cost or None,
+    """Return a price that is wanted as one that can rate; without a validity of its own it holds for the whole period."""
+    return price_of_new(
+        new, price_id=uuid7(), valid_from=new.valid_from or period.start, valid_to=new.valid_to or period.end
     )
 
 

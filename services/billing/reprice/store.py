@@ -77,18 +77,6 @@ async def unlock(connection: Connection) -> None:
     await connection.execute(SQL["unlock_reprices"])
 
 
-async def put_in_force(connection: Connection, price: Price, *, note: str) -> None:
-    """Store a price version. Raises `asyncpg.ForeignKeyViolationError` if there is no such model."""
-    cost = price.cost or {}
-    subject = [price.subject if price.kind == kind else None for kind in ("model", "tool", "feature")]
-    await connection.execute(
-        SQL["put_in_force"], price.id, *subject, price.valid_from, price.valid_to, price.currency, price.input_per_1k,
-        price.output_per_1k, price.cached_input_per_1k, price.per_request, price.bills_errors,
-        *(each * 1000 if (each := cost.get(part)) is not None else None for part in ("input", "output", "cached_input")),
-        cost.get("requests"), note, price.revision,
-    )  # fmt: skip
-
-
 async def begin(
     connection: Connection, reprice_id: UUID, period: Period, prices: Sequence[UUID], *, why: str, by: str
 ) -> None:
