@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from services.aggregator.counters import Counters
 from services.aggregator.handlers import ApplyRecorded
-from services.aggregator.jobs import AlertPublication, ProviderVerdicts, QuotaResets, UsageSummaryRefresh
+from services.aggregator.jobs import AlertPublication, InboxPruning, ProviderVerdicts, QuotaResets, UsageSummaryRefresh
 from services.aggregator.settings import Settings
 from services.aggregator.status import StatusPublisher
 from shared.clock import SystemClock
@@ -59,6 +59,11 @@ def build(settings: Settings, pool: Pool) -> Worker:
             Periodic("alert publication", settings.aggregator_outbox_seconds, AlertPublication(pool, outbox, produce)),
             Periodic("provider health", settings.aggregator_provider_health_seconds, providers),
             Periodic("provider observations", FORGET_SECONDS, providers.forget),
+            Periodic(
+                "inbox pruning",
+                FORGET_SECONDS,
+                InboxPruning(pool, clock, timedelta(days=settings.aggregator_inbox_keep_days)),
+            ),
             Periodic("usage summary", settings.aggregator_usage_summary_seconds, UsageSummaryRefresh(pool)),
         ],
     )

@@ -37,6 +37,7 @@ class ApplyRecorded:
 
         messages = [decode(record, check) for record in batch.records]
         stored = await RECORDED.stored(connection, messages)
+        await store.keep_watermark(connection)
         new = await store.receive(connection, stored)
         folded = fold(new)
 

@@ -18,6 +18,9 @@ from shared.postgres import Pool, transaction
 ROLL_SUBSCRIPTIONS = 500
 """Most quota periods that one transaction rolls: nobody waits long for one of them."""
 
+PRUNE_BATCHES = 10_000
+"""Most batches whose messages one transaction forgets: slices wait for it."""
+
 REFRESH_SECONDS = 1800.0
 """Longest time that a refresh of llm_usage_summary may take."""
 REFRESH_REST = 20.0
@@ -93,6 +96,27 @@ class UsageSummaryRefresh:
             started = monotonic()
             await store.refresh_usage_summary(connection, timeout=REFRESH_SECONDS)
         self._rest_until = monotonic() + REFRESH_REST * (monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class InboxPruning:
+    """Keeps the inbox from growing for ever: forgets messages of batches that were recorded longer than `keep` ago."""
+
+    pool: Pool
+    clock: Clock
+    keep: timedelta
+
+    async def __call__(self) -> int:
+        """Forget what can be forgotten; return how many messages that were. Stops at a batch that was not applied whole."""
+        forgotten, more = 0, True
+        while more:
+            async with transaction(self.pool) as connection:
+                if not await store.become_only_one(connection, "inbox_pruning"):
+                    break
+                count, more = await store.prune_inbox(connection, self.clock.now() - self.keep, PRUNE_BATCHES)
+            forgotten += count
+        metrics.INBOX_PRUNED.inc(forgotten)
+        return forgotten
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,9 @@ UNKNOWN_SUBSCRIPTIONS = Counter(
 )
 STATUSES_PUBLISHED = Counter("usage_aggregator_statuses_published", "subscription.status messages acknowledged.")
 STATUS_FAILURES = Counter("usage_aggregator_status_failures", "Rounds of status publication that failed.")
+INBOX_PRUNED = Counter(
+    "usage_aggregator_inbox_pruned", "Messages that the inbox forgot: their batches are below its watermark."
+)
 PROVIDER_SUCCESS = Gauge(
     "usage_aggregator_provider_success_ratio",
     "Share of a provider's requests that succeeded, last minutes.",

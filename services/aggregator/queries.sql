@@ -8,12 +8,18 @@
 -- Says for the audit trail who changes subscriptions in this transaction.
 SELECT set_config('tallystick.actor', 'aggregator', true);
 
+-- name: keep_watermark
+-- Comes before the inbox is asked, in a statement of its own: while the inbox is being pruned, a message might be in neither it nor
+-- below the watermark that this transaction sees. Slices do not wait for each other.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('tallystick.aggregator_inbox', 0));
+
 -- name: receive
 -- Notes messages as applied and returns those that were not noted before. A second transaction with the same message waits
 -- here for the first to end: if that commits, the message is old, if it rolls back, it is new.
 INSERT INTO aggregator_inbox (batch_id, part, event_count)
 SELECT m.batch_id, m.part, m.event_count
 FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS m (batch_id, part, event_count)
+JOIN usage_batches b ON b.batch_id = m.batch_id AND b.recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark)
 ORDER BY m.batch_id, m.part
 ON CONFLICT (batch_id, part) DO NOTHING
 RETURNING batch_id, part;
@@ -216,6 +222,31 @@ ON CONFLICT (provider) DO UPDATE SET
 -- name: forget_observations
 -- Deletes observations of minutes before $1: nothing looks back that far.
 DELETE FROM provider_observations WHERE minute < $1;
+
+-- name: lock_inbox
+-- Waits until no slice asks the inbox, and lets none until the transaction ends.
+SELECT pg_advisory_xact_lock(hashtextextended('tallystick.aggregator_inbox', 0));
+
+-- name: prunable_before
+-- Up to where the inbox can be pruned: past at most $2 batches recorded before $1, and not past one that was not applied whole.
+WITH next AS (
+    SELECT b.recorded_at, b.message_count > (SELECT count(*) FROM aggregator_inbox i WHERE i.batch_id = b.batch_id) AS open
+    FROM usage_batches b
+    WHERE b.recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark) AND b.recorded_at < $1
+    ORDER BY b.recorded_at
+    LIMIT $2
+)
+SELECT least(min(recorded_at) FILTER (WHERE open), CASE WHEN count(*) < $2 THEN $1::timestamptz ELSE max(recorded_at) END) FROM next;
+
+-- name: prune_inbox
+-- Forgets the messages of batches between the watermark and $1.
+DELETE FROM aggregator_inbox i USING usage_batches b
+WHERE b.batch_id = i.batch_id AND b.recorded_at < $1
+  AND b.recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark);
+
+-- name: raise_watermark
+-- From now on the messages of batches before $1 are duplicates.
+UPDATE aggregator_inbox_watermark SET pruned_before = $1 WHERE pruned_before < $1;
 
 -- name: refresh_usage_summary
 -- Brings the materialized view llm_usage_summary up to date.

@@ -39,6 +39,11 @@ class Settings(PipelineSettings):
         5, ge=1, le=1440, description="Minutes of a provider's traffic, up to its last, that it is judged by."
     )
     aggregator_provider_keep_days: int = Field(7, ge=1, description="Days that provider observations are kept.")
+    aggregator_inbox_keep_days: int = Field(
+        14,
+        ge=1,
+        description="Days that the inbox keeps messages; older batches that were applied are known by their time.",
+    )
     aggregator_usage_summary_seconds: float = Field(
         60.0, gt=0, description="How often to refresh the materialized view llm_usage_summary."
     )

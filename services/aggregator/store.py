@@ -23,6 +23,11 @@ async def act_as_aggregator(connection: Connection) -> None:
     await connection.execute(_SQL["act_as_aggregator"])
 
 
+async def keep_watermark(connection: Connection) -> None:
+    """Let the inbox not be pruned until the transaction ends. Comes before `receive`."""
+    await connection.execute(_SQL["keep_watermark"])
+
+
 async def receive(connection: Connection, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
     """Note messages in the inbox and return those that were never applied, each once."""
     identities = {(m.batch_id, m.part): m for m in reversed(messages)}
@@ -152,6 +157,18 @@ async def store_provider_health(connection: Connection, verdicts: Sequence[Provi
 async def forget_observations(connection: Connection, before: datetime) -> None:
     """Delete observations of earlier minutes."""
     await connection.execute(_SQL["forget_observations"], before)
+
+
+async def prune_inbox(connection: Connection, before: datetime, batches: int) -> tuple[int, bool]:
+    """Forget messages of at most `batches` batches that were recorded before a time and applied whole.
+
+    Return how many messages that were, and whether there is more to forget.
+    """
+    await connection.execute(_SQL["lock_inbox"])
+    edge = await connection.fetchval(_SQL["prunable_before"], before, batches)
+    deleted = await connection.execute(_SQL["prune_inbox"], edge)
+    raised = await connection.execute(_SQL["raise_watermark"], edge)
+    return int(deleted.removeprefix("DELETE ")), raised == "UPDATE 1" and edge < before
 
 
 async def refresh_usage_summary(connection: Connection, *, timeout: float) -> None:  # noqa: ASYNC109 – of the statement

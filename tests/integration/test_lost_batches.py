@@ -18,6 +18,9 @@ from tests.unit.aggregator.facts import NOON
 
 async def lose(pool: Pool, message: UsageRecorded) -> None:
     """Take a batch away as a failover does: its rows, its place in the position, and itself."""
+    await pool.execute(
+        "DELETE FROM usage_ids WHERE id IN (SELECT id FROM usage_logs WHERE batch_id = $1)", message.batch_id
+    )
     await pool.execute("DELETE FROM usage_logs WHERE batch_id = $1", message.batch_id)
     rows = await pool.fetchval("DELETE FROM usage_batches WHERE batch_id = $1 RETURNING inserted", message.batch_id)
     await pool.execute(

@@ -188,10 +188,10 @@ APPEND_ONLY = (
     "audit_logs",
     "invoice_lines",
     "billing_inbox",
-    "aggregator_inbox",
 )
 FORBIDDEN_TO_ALL = [
     *(f"{verb} {table}" for table in APPEND_ONLY for verb in ("DELETE FROM", "TRUNCATE")),
+    "TRUNCATE aggregator_inbox",
     "UPDATE usage_logs SET request_tokens = 0",
     "UPDATE credit_transactions SET amount = 0",
     "UPDATE audit_logs SET actor = 'nobody'",
@@ -219,6 +219,8 @@ FORBIDDEN_TO_ALL = [
     "CREATE TABLE mine ()",
 ]
 FORBIDDEN = [
+    (INGEST, "DELETE FROM aggregator_inbox"),
+    (BILLING, "DELETE FROM aggregator_inbox"),
     (INGEST, "UPDATE quarantined_events SET resolution = 'discarded'"),
     (INGEST, "DELETE FROM held_events"),
     (INGEST, "UPDATE held_events SET record_value = ''"),

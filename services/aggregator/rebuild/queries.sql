@@ -56,8 +56,8 @@ INSERT INTO rebuilt_summaries (
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
 WITH applied AS MATERIALIZED (
     SELECT b.batch_id
-    FROM usage_batches b JOIN (SELECT batch_id, count(*) AS messages FROM aggregator_inbox GROUP BY batch_id) i USING (batch_id)
-    WHERE i.messages >= b.message_count
+    FROM usage_batches b LEFT JOIN (SELECT batch_id, count(*) AS messages FROM aggregator_inbox GROUP BY batch_id) i USING (batch_id)
+    WHERE i.messages >= b.message_count OR b.recorded_at < (SELECT pruned_before FROM aggregator_inbox_watermark)
 ), used AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
            coalesce(tool_name, '') AS tool_name, status_code, quantity, request_tokens, response_tokens, cached_tokens, latency_ms,

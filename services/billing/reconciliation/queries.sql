@@ -139,7 +139,9 @@ WITH log AS (
            sum(quantity) AS requests, coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0) AS errors,
            sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
     FROM usage_logs
-    WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches EXCEPT SELECT batch_id FROM aggregator_inbox)
+    WHERE batch_id NOT IN (
+        SELECT batch_id FROM usage_batches WHERE recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark)
+        EXCEPT SELECT batch_id FROM aggregator_inbox)
     GROUP BY 1, 2, 3, 4
     UNION ALL
     SELECT subscription_id, hour, model_id, tool_name, sum(requests), sum(errors), sum(request_tokens), sum(response_tokens), sum(cached_tokens)
@@ -201,11 +203,13 @@ SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
 FROM sides GROUP BY measure, position ORDER BY position;
 
 -- name: batches_equal_aggregator_inbox
--- Every usage.recorded message of every batch was applied by the aggregator, once.
+-- Every usage.recorded message of every batch was applied by the aggregator, once. Of batches before the watermark, up to which the
+-- inbox is pruned, that was seen when they were.
 WITH inbox AS (SELECT batch_id, count(*) AS messages, sum(event_count) AS events FROM aggregator_inbox GROUP BY batch_id),
 sides AS (
     SELECT 'batch ' || batch_id AS key, v.*
-    FROM usage_batches b FULL JOIN inbox i USING (batch_id)
+    FROM (SELECT * FROM usage_batches WHERE recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark)) b
+    FULL JOIN inbox i USING (batch_id)
     CROSS JOIN LATERAL (VALUES
         (1, 'messages', coalesce(b.message_count, 0)::numeric, coalesce(i.messages, 0)::numeric),
         (2, 'rows', coalesce(b.inserted + b.amended, 0)::numeric, coalesce(i.events, 0))) v (position, measure, left_value, right_value)

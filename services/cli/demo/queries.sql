@@ -45,15 +45,19 @@ SELECT subscription_id::text AS subscription_id, sum(quantity) AS requests, coal
 FROM usage_logs WHERE source LIKE $1 GROUP BY subscription_id;
 
 -- name: progress
--- How far each service is with topic $2 of cluster $1, in one look. Events of a message that an inbox holds were applied by its service.
+-- How far each service is with topic $2 of cluster $1, in one look. Events of a message that an inbox holds were applied by its service;
+-- the aggregator's is pruned up to its watermark.
+WITH pruned AS (
+    SELECT message_count, inserted FROM usage_batches WHERE recorded_at < (SELECT pruned_before FROM aggregator_inbox_watermark)
+)
 SELECT (SELECT coalesce(sum(p.next_offset), 0) FROM ingest_positions p
         WHERE p.cluster = $1 AND p.topic = $2
           AND p.epoch = (SELECT max(e.epoch) FROM ingest_positions e WHERE (e.cluster, e.topic, e.partition) = (p.cluster, p.topic, p.partition))
        )::bigint AS position,
        (SELECT coalesce(sum(message_count), 0) FROM usage_batches)::bigint AS announced,
        (SELECT coalesce(sum(inserted), 0) FROM usage_batches)::bigint AS stored,
-       (SELECT count(*) FROM aggregator_inbox) AS aggregated_messages,
-       (SELECT coalesce(sum(event_count), 0) FROM aggregator_inbox)::bigint AS aggregated,
+       ((SELECT count(*) FROM aggregator_inbox) + (SELECT coalesce(sum(message_count), 0) FROM pruned))::bigint AS aggregated_messages,
+       ((SELECT coalesce(sum(event_count), 0) FROM aggregator_inbox) + (SELECT coalesce(sum(inserted), 0) FROM pruned))::bigint AS aggregated,
        (SELECT count(*) FROM billing_inbox) AS rated_messages,
        (SELECT coalesce(sum(event_count), 0) FROM billing_inbox)::bigint AS rated,
        (SELECT count(*) FROM ingest_outbox) AS ingest_outbox,
