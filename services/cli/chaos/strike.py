@@ -19,6 +19,8 @@ AT_ONCE: Final = 8
 """Most faults that strike at the same time."""
 SLACK: Final = 30
 """Faults that the traffic may be ahead of, or behind."""
+LATECOMERS_AFTER: Final = 300
+"""Faults until they sign up, at the latest: their events are held until then."""
 JOURNAL: Final = "faults.log"
 _POLL_SECONDS: Final = 0.05
 
@@ -48,7 +50,7 @@ class Strike:
             for number, fault in enumerate(self.plan):
                 if self.stopping.is_set():
                     break
-                if number == len(self.plan) // 2:
+                if number == min(len(self.plan) // 2, LATECOMERS_AFTER):
                     await self._let_in_latecomers()
                 await self._turn(number)
                 self.show(number + 1, str(fault))
@@ -56,6 +58,7 @@ class Strike:
                 self.result.injected.append(str(fault))
                 await self._start(fault)
             await self._all_over()
+            await self._let_in_latecomers()  # a second time changes nothing
         finally:
             for task in self._under_way.values():
                 task.cancel()
