@@ -34,3 +34,8 @@ def uuid_of_bytes(key: bytes) -> UUID:
 def event_id(source: str, request_id: str) -> UUID:
     """Return the stored id of a usage event (see `event_key`)."""
     return UUID(bytes=event_key(source, request_id))
+
+
+def reversal_key(original: bytes) -> bytes:
+    """Return the id, as 16 bytes, of the one row that can take back the row of this id: the UUIDv5 of "reversal" in its namespace."""
+    return _uuid5(uuid_utils.UUID(bytes=original), "reversal").bytes

@@ -1,4 +1,4 @@
-"""`tallystick held`: valid events that wait for their subscription or key."""
+"""`tallystick held`: valid events that wait for their subscription or key, and corrections that wait for their original."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.ingest.holding import WaitingFor
 
 app = typer.Typer(
-    help="Valid events that wait for a subscription or key: see them, or give them up. They are stored by themselves once it exists.",
+    help="Valid events that wait for a subscription, key or original: see them, or give them up. They are stored by themselves once it exists.",
     no_args_is_help=True,
 )
 
@@ -112,7 +112,12 @@ def _tell_settled(event: Any) -> bool:
 
 
 def _named(owner: WaitingFor | Any) -> str:
-    names = {"subscription": owner.subscription_id, "key": owner.api_key_id, "key hash": owner.api_key_hash}
+    names = {
+        "subscription": owner.subscription_id,
+        "key": owner.api_key_id,
+        "key hash": owner.api_key_hash,
+        "original": owner.original_id,
+    }
     return operator.harmless(", ".join(f"{what} {name}" for what, name in names.items() if name))
 
 

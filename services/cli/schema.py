@@ -7,16 +7,24 @@ import json
 import typer
 
 from shared.contracts import usage_event_schema
+from shared.corrections import usage_amend_schema, usage_void_schema
 
 app = typer.Typer(no_args_is_help=True, help="Print the published schema of a message.")
-
-
-@app.callback()
-def schema() -> None:
-    """Keep `usage-event` a command of its own: more schemas will stand beside it."""
 
 
 @app.command("usage-event")
 def usage_event() -> None:
     """Print the JSON Schema of a usage event, which producers in any language follow."""
     typer.echo(json.dumps(usage_event_schema(), indent=2))
+
+
+@app.command("usage-void")
+def usage_void() -> None:
+    """Print the JSON Schema of an event that takes a usage event back."""
+    typer.echo(json.dumps(usage_void_schema(), indent=2))
+
+
+@app.command("usage-amend")
+def usage_amend() -> None:
+    """Print the JSON Schema of an event that replaces a usage event."""
+    typer.echo(json.dumps(usage_amend_schema(), indent=2))

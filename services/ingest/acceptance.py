@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from shared.contracts import MAX_STRING, SPEC_VERSION, USAGE_TYPE, UsageData, UsageEvent
+from shared.corrections import AMEND_TYPE, VOID_TYPE, AmendEvent, VoidEvent
 
 Headers = Sequence[tuple[str, bytes | None]]
+Correction: TypeAlias = VoidEvent | AmendEvent
 
 
 class Reason(StrEnum):
@@ -37,6 +39,8 @@ class Reason(StrEnum):
     TOO_FAR_AHEAD = "too_far_ahead"
     KEY_MISMATCH = "key_mismatch"
     CONFLICT = "conflict"
+    ALREADY_VOIDED = "already_voided"
+    NOT_VOIDABLE = "not_voidable"
     REFUSED_BY_DATABASE = "refused_by_database"
 
 
@@ -75,12 +79,17 @@ _encode = msgspec.json.encode
 _DATA_FIELDS = frozenset(UsageData.__struct_fields__)
 _ENVELOPE_HEADERS = {f"ce_{name}": name for name in UsageEvent.__struct_fields__ if name != "data"}
 _NUL = b"\\u0000"
+_KINDS: dict[object, type[UsageEvent | VoidEvent | AmendEvent]] = {
+    USAGE_TYPE: UsageEvent,
+    VOID_TYPE: VoidEvent,
+    AMEND_TYPE: AmendEvent,
+}
 
 
 def accept(
     value: bytes | None, headers: Headers, limits: Limits, earliest: datetime, latest: datetime
-) -> UsageEvent | Rejected:
-    """Return the usage event in a record, in structured or binary CloudEvents mode, or why there is none.
+) -> UsageEvent | Correction | Rejected:
+    """Return the usage event or the correction in a record, in structured or binary CloudEvents mode, or why there is none.
 
     Never raises, whatever the bytes. `earliest` and `latest` come from `limits.window(now)`, once for a batch.
     """
@@ -94,7 +103,8 @@ def accept(
             f"the record has {len(value)} bytes, {limits.record_bytes} are allowed; send less metadata",
         )
     binary = bool(headers) and _is_binary_mode(headers)
-    try:
+    event: UsageEvent | Correction
+    try:  # a correction, too, takes the slow way: there are few
         event = _decode_binary_mode(value, headers) if binary else _decode(value)
     except Exception:
         found = _decode_slowly(value, headers, binary=binary)
@@ -106,9 +116,38 @@ def accept(
 
 
 def _judge(
-    event: UsageEvent, value: bytes, limits: Limits, earliest: datetime, latest: datetime, *, nul_possible: bool
+    event: UsageEvent | Correction,
+    value: bytes,
+    limits: Limits,
+    earliest: datetime,
+    latest: datetime,
+    *,
+    nul_possible: bool,
 ) -> Rejected | None:
     """Return what is wrong with a well-formed event, if anything: the rules that lie between fields."""
+    if not isinstance(event, UsageEvent) and event.corrects == event.id:
+        return Rejected(Reason.INVALID_VALUE, "an event cannot correct itself: name the id of the original")
+    if not isinstance(event, VoidEvent) and (problem := _usage_problem(event, value, limits)):
+        return problem
+    if event.time < earliest:
+        return Rejected(
+            Reason.TOO_OLD,
+            f"time {event.time.isoformat()} is before {earliest.isoformat()}, the start of the late window",
+        )
+    if event.time > latest:
+        return Rejected(
+            Reason.TOO_FAR_AHEAD,
+            f"time {event.time.isoformat()} is after {latest.isoformat()}; check the gateway's clock",
+        )
+    if nul_possible and _has_nul(msgspec.to_builtins(event)):
+        return Rejected(
+            Reason.NUL_CHARACTER, "a text contains the NUL character (\\u0000), which Postgres cannot store; remove it"
+        )
+    return None
+
+
+def _usage_problem(event: UsageEvent | AmendEvent, value: bytes, limits: Limits) -> Rejected | None:
+    """Return what is wrong with what an event says was used, and by whom."""
     data = event.data
     if data.model is None and data.tool_name is None:
         return Rejected(
@@ -124,23 +163,7 @@ def _judge(
             f"data.cached_tokens {data.cached_tokens} exceeds data.request_tokens {data.request_tokens}; "
             "request_tokens includes cached ones: add them up before sending",
         )
-    if event.time < earliest:
-        return Rejected(
-            Reason.TOO_OLD,
-            f"time {event.time.isoformat()} is before {earliest.isoformat()}, the start of the late window",
-        )
-    if event.time > latest:
-        return Rejected(
-            Reason.TOO_FAR_AHEAD,
-            f"time {event.time.isoformat()} is after {latest.isoformat()}; check the gateway's clock",
-        )
-    if data.metadata is not None and (problem := _metadata_problem(data.metadata, value, limits)):
-        return problem
-    if nul_possible and _has_nul(msgspec.to_builtins(event)):
-        return Rejected(
-            Reason.NUL_CHARACTER, "a text contains the NUL character (\\u0000), which Postgres cannot store; remove it"
-        )
-    return None
+    return None if data.metadata is None else _metadata_problem(data.metadata, value, limits)
 
 
 def _metadata_problem(metadata: dict[str, Any], record: bytes, limits: Limits) -> Rejected | None:
@@ -171,7 +194,8 @@ def _unknown_contract(specversion: object, event_type: object) -> Rejected:
             f"specversion {_short(specversion)} is not known here; send CloudEvents {SPEC_VERSION}",
         )
     return Rejected(
-        Reason.UNKNOWN_TYPE, f"type {_short(event_type)} is not known here; usage events have type {USAGE_TYPE}"
+        Reason.UNKNOWN_TYPE,
+        f"type {_short(event_type)} is not known here; usage events have type {USAGE_TYPE}, corrections {VOID_TYPE} and {AMEND_TYPE}",
     )
 
 
@@ -213,7 +237,7 @@ def _envelope(headers: Headers) -> dict[str, str]:
 # --- the slow look ---------------------------------------------------------------------------------------------------
 
 
-def _decode_slowly(value: bytes, headers: Headers, *, binary: bool) -> UsageEvent | Rejected:
+def _decode_slowly(value: bytes, headers: Headers, *, binary: bool) -> UsageEvent | Correction | Rejected:
     """Say why a record did not decode, or decode it with the unknown attributes of `data` moved under `metadata`."""
     if not value:
         return Rejected(Reason.NOT_JSON, "the value is empty; send the event as JSON")
@@ -240,19 +264,22 @@ def _decode_slowly(value: bytes, headers: Headers, *, binary: bool) -> UsageEven
     return _convert(document)
 
 
-def _convert(document: dict[str, Any]) -> UsageEvent | Rejected:
+def _convert(document: dict[str, Any]) -> UsageEvent | Correction | Rejected:
     for attribute in ("specversion", "type"):
         if attribute not in document:
             return Rejected(Reason.MISSING_FIELD, f"the CloudEvents attribute '{attribute}' is missing")
-    if document["specversion"] != SPEC_VERSION or document["type"] != USAGE_TYPE:
+    kind = _KINDS.get(document["type"]) if isinstance(document["type"], str) else None
+    if document["specversion"] != SPEC_VERSION or kind is None:
         return _unknown_contract(document["specversion"], document["type"])
     data = document.get("data")
     if data is None and "data_base64" in document:
         return Rejected(Reason.MISSING_FIELD, "send the usage as a JSON object in 'data', not in 'data_base64'")
-    if isinstance(data, dict):
-        document = {**document, "data": _with_unknown_under_metadata(_with_whole_numbers(data))}
+    if isinstance(data, dict) and kind is not VoidEvent:
+        named = {"amends": data["amends"]} if kind is AmendEvent and "amends" in data else {}
+        content = {name: content for name, content in data.items() if name not in named}
+        document = {**document, "data": {**_with_unknown_under_metadata(_with_whole_numbers(content)), **named}}
     try:
-        return msgspec.convert(document, UsageEvent)
+        return msgspec.convert(document, kind)
     except RecursionError:
         return Rejected(Reason.NOT_JSON, "the JSON is nested too deeply")
     except (msgspec.ValidationError, ValueError) as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
 
 from services.ingest.acceptance import Rejected
-from services.ingest.deltas import aggregate
+from services.ingest.deltas import aggregate_corrected
 from services.ingest.rows import UsageRow
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageDelta, UsageRecorded, encode
 from shared.outbox import Message
@@ -19,17 +19,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+class Corrections(Protocol):
+    """The rows that a batch put in the place of others, and those that it took back."""
+
+    @property
+    def replaced(self) -> Sequence[UsageRow]: ...
+
+    @property
+    def reversed(self) -> Sequence[UsageRow]: ...
+
+
 MESSAGE_BYTES = 700_000
 """Aim for one message; brokers refuse more than a megabyte by default."""
 ENTRY_BYTES = 450
 """A generous guess at one encoded delta; a message that turns out too large is split further."""
 
 
-def announce_recorded(batch_id: UUID, origin: Origin, rows: Sequence[UsageRow], recorded_at: datetime) -> list[Message]:
+def announce_recorded(
+    batch_id: UUID,
+    origin: Origin,
+    rows: Sequence[UsageRow],
+    recorded_at: datetime,
+    *,
+    corrected: Corrections | None = None,
+) -> list[Message]:
     """Return the `usage.recorded` messages of a batch: none for no rows, several where one would be too large."""
-    if not rows:
+    replaced, reversed_ = (corrected.replaced, corrected.reversed) if corrected else ((), ())
+    if not rows and not reversed_:
         return []
-    deltas, providers = aggregate(rows)
+    deltas, providers = aggregate_corrected(rows, replaced, reversed_)
     parts = 1 + (len(deltas) + len(providers)) * ENTRY_BYTES // MESSAGE_BYTES
     if parts > 1:
         deltas.sort(key=lambda delta: delta.subscription_id.bytes)
@@ -43,7 +62,7 @@ def announce_recorded(batch_id: UUID, origin: Origin, rows: Sequence[UsageRow], 
                     parts=parts,
                     origin=origin,
                     recorded_at=recorded_at,
-                    event_count=sum(delta.requests for delta in shares[part]),
+                    event_count=sum(delta.rows for delta in shares[part]),
                     deltas=shares[part],
                     providers=_share(providers, part, parts),
                 )

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from services.ingest.acceptance import Reason, Rejected
 from shared.contracts import UsageEvent
+from shared.corrections import AmendEvent
 from shared.ids import uuid_of_bytes
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -31,19 +32,23 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Nobody of that name yet: the event is held. What it names is kept for the look-up later."""
+    """Nobody of that name yet: the event is held. What it names is kept for the look-up later.
+
+    `original_id` is of a correction: the row that it corrects, which must be there, too.
+    """
 
     reason: str
-    subscription_id: UUID | None
-    api_key_id: UUID | None
-    api_key_hash: str | None
+    subscription_id: UUID | None = None
+    api_key_id: UUID | None = None
+    api_key_hash: str | None = None
+    original_id: UUID | None = None
 
 
 Attribution: TypeAlias = Owner | Unknown | Rejected
 _Name: TypeAlias = tuple[str | None, str | None, str | None]
 
 
-def name_of(event: UsageEvent) -> _Name:
+def name_of(event: UsageEvent | AmendEvent) -> _Name:
     """Return what an event says about who used it: subject, key id, key hash."""
     return event.subject, event.data.api_key_id, event.data.api_key_hash
 

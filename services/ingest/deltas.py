@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from services.ingest.rows import UsageRow
 from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageDelta
 from shared.period import HOUR
@@ -62,6 +64,56 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
         seen.append(row)
     observed = [_observe(provider, minute, seen) for (provider, minute), seen in minutes.items() if provider]
     return list(deltas.values()), observed
+
+
+def aggregate_corrected(
+    rows: Sequence[UsageRow], replaced: Sequence[UsageRow], reversed_: Sequence[UsageRow]
+) -> tuple[list[UsageDelta], list[ProviderDelta]]:
+    """Return the deltas of a batch: `rows` and `replaced` add, `reversed_`, the rows that were taken back, subtract.
+
+    Keys stay unique; sums may be negative, or nothing. A correction observes no provider.
+    """
+    added, observed = aggregate(rows)
+    if not replaced and not reversed_:
+        return added, observed
+    deltas = {_key(delta): delta for delta in added}
+    for delta in aggregate(replaced)[0]:
+        _add(deltas, delta)
+    for delta in aggregate(reversed_)[0]:
+        _add(deltas, _negated(delta))
+    return list(deltas.values()), observed
+
+
+_KEY = (
+    "subscription_id", "hour", "api_key_id", "model_id", "tool_name", "provider", "feature_type", "power_level", "byok", "status_class",
+)  # fmt: skip
+_SUMS = (
+    "requests", "errors", "request_tokens", "response_tokens", "cached_tokens", "tokens_returned", "latency_sum_ms", "latency_count",
+    "reversals",
+)  # fmt: skip
+
+
+def _key(delta: UsageDelta) -> tuple[object, ...]:
+    return tuple(getattr(delta, name) for name in _KEY)
+
+
+def _negated(delta: UsageDelta) -> UsageDelta:
+    """Return what takes back all that a delta added."""
+    sums = {name: -getattr(delta, name) for name in _SUMS}
+    histogram = [-count for count in delta.latency_histogram]
+    return msgspec.structs.replace(delta, **{**sums, "latency_histogram": histogram, "reversals": delta.requests})
+
+
+def _add(deltas: dict[tuple[object, ...], UsageDelta], more: UsageDelta) -> None:
+    """Add to the delta of the same key, if there is one."""
+    delta = deltas.setdefault(_key(more), more)
+    if delta is more:
+        return
+    for name in _SUMS:
+        setattr(delta, name, getattr(delta, name) + getattr(more, name))
+    delta.latency_histogram = [a + b for a, b in zip(delta.latency_histogram, more.latency_histogram, strict=True)]
+    delta.first_event_at = min(delta.first_event_at, more.first_event_at)  # type: ignore[type-var]  # set by _new_delta
+    delta.last_event_at = max(delta.last_event_at, more.last_event_at)  # type: ignore[type-var]
 
 
 def _new_delta(row: UsageRow, hour: datetime, status_class: int) -> UsageDelta:

@@ -7,7 +7,7 @@ position's row). What is returned runs after COMMIT.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TypeAlias
@@ -16,9 +16,10 @@ from uuid import UUID
 from aiokafka import ConsumerRecord
 
 from services.ingest import metrics, store
-from services.ingest.acceptance import Limits, Rejected, accept
+from services.ingest.acceptance import Correction, Limits, Rejected, accept
 from services.ingest.announcement import announce_recorded, announce_refused
 from services.ingest.attribution import Attributor, Owner, Unknown, name_of
+from services.ingest.corrections import Corrected, Correcting, apply_corrections
 from services.ingest.log import Candidate, UsageLog
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
@@ -28,7 +29,8 @@ from services.ingest.store import Counts
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import Origin, UsageEvent
-from shared.ids import event_key, uuid7
+from shared.corrections import AmendEvent
+from shared.ids import event_id, event_key, uuid7
 from shared.outbox import Message, Outbox
 from shared.postgres import Connection
 
@@ -36,17 +38,33 @@ Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
 @dataclass(slots=True)
-class Decided:
-    """What became of a batch's records before the database was asked about duplicates: each is in exactly one list."""
+class Decoded:
+    """A batch's records by what they are: usage, corrections of usage, or refused."""
 
-    candidates: list[Candidate] = field(default_factory=list)
+    usage: list[tuple[Record, UsageEvent]] = field(default_factory=list)
+    corrections: list[tuple[Record, Correction]] = field(default_factory=list)
     refused: list[tuple[Record, Rejected]] = field(default_factory=list)
-    held: list[tuple[Record, Unknown, datetime]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a batch's records: each is a row, applied in `corrected`, a duplicate, refused, or held."""
+
+    rows: list[UsageRow]
+    corrected: Corrected
+    duplicates: int
+    refused: list[tuple[Record, Rejected]]
+    held: list[tuple[Record, Unknown, datetime]]
+
+    @property
+    def inserted(self) -> int:
+        """Records that left rows: one each, an amendment two."""
+        return len(self.rows) + self.corrected.applied
 
 
 @dataclass(slots=True)
 class IngestBatch:
-    """Applies slices of `usage.events` (implements `shared.consumer.Apply`)."""
+    """Applies slices of `usage.events` (implements `shared.consumer.Apply`). Held and replayed events go the same way, but for the position."""
 
     cluster: str
     limits: Limits
@@ -62,53 +80,64 @@ class IngestBatch:
         """Store a slice, its deltas, its rejects and its position; return what publishes them."""
         batch_id, now, origin = uuid7(), self.clock.now(), self._origin(batch)
 
-        accepted, refused = self.decode(batch.records, now)
-        decided = await self.decide(connection, batch_id, accepted, refused)
+        taken = await self.take_in(connection, batch_id, self.decode(batch.records, now))
 
-        inserted = await self.log.insert(connection, decided.candidates)
-        refused = decided.refused + inserted.refused
-        refusals = self.refusals.judge(batch, refused)  # halts here, before anything is committed, if it is too many
-        ids = await store.quarantine(connection, origin, batch_id, refused)
-        await store.hold(connection, origin, batch_id, decided.held)
+        refusals = self.refusals.judge(batch, taken.refused)  # halts before anything is committed, if it is too many
+        ids = await store.quarantine(connection, origin, batch_id, taken.refused)
+        await store.hold(connection, origin, batch_id, taken.held)
 
-        announced = announce_recorded(batch_id, origin, inserted.rows, now)
-        letters = announce_refused(origin, ids, refused)
+        announced = announce_recorded(batch_id, origin, taken.rows, now, corrected=taken.corrected)
+        letters = announce_refused(origin, ids, taken.refused)
         await self.outbox.enqueue(connection, [*announced, *letters])
 
-        counts = Counts(len(inserted.rows), inserted.duplicates, len(refused), len(decided.held), batch.gaps)
+        counts = Counts(
+            taken.inserted, taken.duplicates, len(taken.refused), len(taken.held), batch.gaps, taken.corrected.amended
+        )
         await store.record_batch(connection, batch_id, "kafka", origin, counts, message_count=len(announced))
         await store.advance_position(connection, origin, counts)
 
-        return partial(self.committed, inserted.rows, refused, counts, [*announced, *letters], refusals)
+        return partial(self.committed, taken, counts, [*announced, *letters], refusals)
 
     def decode(
         self, records: Sequence[Record], now: datetime, *, window: tuple[datetime, datetime] | None = None
-    ) -> tuple[list[tuple[Record, UsageEvent]], list[tuple[Record, Rejected]]]:
-        """Split records into well-formed events and refused ones (pure). `window` replaces the limits' own event times."""
-        accepted: list[tuple[Record, UsageEvent]] = []
-        refused: list[tuple[Record, Rejected]] = []
+    ) -> Decoded:
+        """Tell usage, corrections and what is refused apart (pure). `window` replaces the limits' own event times."""
+        decoded = Decoded()
+        usage, refused = decoded.usage, decoded.refused
         earliest, latest = window or self.limits.window(now)
         for record in records:
             found = accept(record.value, record.headers, self.limits, earliest, latest)
             if isinstance(found, UsageEvent):
-                accepted.append((record, found))
-            else:
+                usage.append((record, found))
+            elif isinstance(found, Rejected):
                 refused.append((record, found))
-        return accepted, refused
+            else:
+                decoded.corrections.append((record, found))
+        return decoded
 
-    async def decide(
-        self,
-        connection: Connection,
-        batch_id: UUID,
-        accepted: Sequence[tuple[Record, UsageEvent]],
-        refused: list[tuple[Record, Rejected]],
-    ) -> Decided:
-        """Find out whose usage each event is: candidates of known owners, held ones of owners not known yet."""
+    async def take_in(self, connection: Connection, batch_id: UUID, decoded: Decoded) -> Taken:
+        """Store what is new: usage first, so that a correction finds an original that came with it, before or behind it."""
+        taken = Taken([], Corrected(), 0, decoded.refused, [])
+        candidates = await self._candidates(connection, batch_id, decoded.usage, taken)
+        corrections = await self._corrections(connection, decoded.corrections, taken)
+        inserted = await self.log.insert(connection, candidates)
+        taken.corrected = corrected = await apply_corrections(connection, batch_id, corrections)
+        taken.rows = inserted.rows
+        taken.duplicates = inserted.duplicates + corrected.duplicates
+        taken.refused = taken.refused + inserted.refused + corrected.refused
+        taken.held += [
+            (c.record, Unknown("unknown_original", original_id=c.original), c.event.time) for c in corrected.waiting
+        ]
+        return taken
+
+    async def _candidates(
+        self, connection: Connection, batch_id: UUID, usage: Sequence[tuple[Record, UsageEvent]], taken: Taken
+    ) -> list[Candidate]:
+        """Find out whose usage each event is; those of nobody known join what is held or refused."""
         known = self.attributor.known
-        decided = Decided(refused=refused)
-        candidates = decided.candidates
+        candidates: list[Candidate] = []
         strangers: list[tuple[Record, UsageEvent]] = []
-        for record, event in accepted:
+        for record, event in usage:
             owner = known(event)
             if owner is None:
                 strangers.append((record, event))
@@ -121,24 +150,42 @@ class IngestBatch:
                 if isinstance(attribution, Owner):
                     candidates.append(_candidate(record, event, attribution, batch_id))
                 elif isinstance(attribution, Unknown):
-                    decided.held.append((record, attribution, event.time))
+                    taken.held.append((record, attribution, event.time))
                 else:
-                    decided.refused.append((record, attribution))
-        return decided
+                    taken.refused.append((record, attribution))
+        return candidates
+
+    async def _corrections(
+        self, connection: Connection, corrections: Sequence[tuple[Record, Correction]], taken: Taken
+    ) -> list[Correcting]:
+        """Find out who used what an amendment says; a void says nothing. In the order of the records."""
+        names = [name_of(event) for _, event in corrections if isinstance(event, AmendEvent)]
+        found = await self.attributor.look_up(connection, names) if names else {}
+        correcting: list[Correcting] = []
+        for record, event in corrections:
+            attribution = found[name_of(event)] if isinstance(event, AmendEvent) else None
+            if isinstance(attribution, Rejected):
+                taken.refused.append((record, attribution))
+            elif isinstance(attribution, Unknown):
+                original_id = event_id(event.source, event.corrects)
+                taken.held.append((record, replace(attribution, original_id=original_id), event.time))
+            else:
+                correcting.append(Correcting.of(record, event, attribution))
+        return correcting
 
     async def committed(
         self,
-        rows: Sequence[UsageRow],
-        refused: Sequence[tuple[Record, Rejected]],
+        taken: Taken,
         counts: Counts,
         messages: Sequence[Message],
         refusals: Remember,
     ) -> None:
         """After COMMIT: remember what was stored and refused, count it, publish what was announced."""
         refusals()
-        self.recent.remember(row.id.bytes for row in rows)
-        metrics.count_batch(counts, [rejected.reason for _, rejected in refused])
-        metrics.observe_freshness(self.clock.now(), rows)
+        self.recent.remember(row.id.bytes for row in taken.rows)
+        metrics.count_batch(counts, [rejected.reason for _, rejected in taken.refused])
+        metrics.count_corrections(taken.corrected.voided, taken.corrected.amended)
+        metrics.observe_freshness(self.clock.now(), taken.rows)
         await self.publishing.publish(messages)
 
     def _origin(self, batch: Slice) -> Origin:

@@ -1,4 +1,5 @@
 """Held events find their owner: as soon as a subscription or key exists, its events go into the log in their own event time.
+So does a correction, as soon as its original is there.
 
 The same decoding, deduplication, rows and deltas as for a batch from Kafka; only the position is not concerned, because
 the offsets of held events were accounted for when they came.
@@ -60,16 +61,14 @@ class HeldEvents:
     async def _attribute_partition(self, connection: Connection, origin: Origin, rows: Sequence[Any]) -> list[Message]:
         """Store the held events of one partition as a batch of their own. They were judged when they came: age is no matter now."""
         ingest, batch_id, now = self.ingest, uuid7(), self.ingest.clock.now()
-        accepted, refused = ingest.decode([record_of(row) for row in rows], now, window=EVER)
-        decided = await ingest.decide(connection, batch_id, accepted, refused)
-        inserted = await ingest.log.insert(connection, decided.candidates)
-        refused = decided.refused + inserted.refused
-        ids = await store.quarantine(connection, origin, batch_id, refused)
-        announced = announce_recorded(batch_id, origin, inserted.rows, now)
-        messages = [*announced, *announce_refused(origin, ids, refused)]
+        decoded = ingest.decode([record_of(row) for row in rows], now, window=EVER)
+        taken = await ingest.take_in(connection, batch_id, decoded)
+        ids = await store.quarantine(connection, origin, batch_id, taken.refused)
+        announced = announce_recorded(batch_id, origin, taken.rows, now, corrected=taken.corrected)
+        messages = [*announced, *announce_refused(origin, ids, taken.refused)]
         await ingest.outbox.enqueue(connection, messages)
-        still_held = {record.offset for record, _, _ in decided.held}
-        counts = Counts(len(inserted.rows), inserted.duplicates, len(refused))
+        still_held = {record.offset for record, _, _ in taken.held}
+        counts = Counts(taken.inserted, taken.duplicates, len(taken.refused), amended=taken.corrected.amended)
         await store.record_batch(connection, batch_id, "held", origin, counts, message_count=len(announced))
         await store.mark_attributed(
             connection, [row["id"] for row in rows if row["record_offset"] not in still_held], batch_id

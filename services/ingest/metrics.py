@@ -16,6 +16,11 @@ EVENTS = Counter(
     "Records whose fate was committed, by outcome: inserted, duplicate, quarantined, held, gap.",
     ["outcome"],
 )
+CORRECTIONS = Counter(
+    "usage_ingest_corrections",
+    "Corrections that were applied, by kind: void, amend. They are among the inserted.",
+    ["kind"],
+)
 QUARANTINED = Counter("usage_ingest_quarantined_events", "Records refused and kept, by reason.", ["reason"])
 BATCH_EVENTS = Histogram(
     "usage_ingest_batch_events",
@@ -32,6 +37,8 @@ HELD_AGE = Gauge("usage_ingest_held_oldest_seconds", "Age of the oldest of them.
 
 for _reason in Reason:
     QUARANTINED.labels(_reason)
+for _kind in ("void", "amend"):
+    CORRECTIONS.labels(_kind)
 
 
 def count_batch(counts: Counts, reasons: Sequence[Reason]) -> None:
@@ -47,6 +54,13 @@ def count_batch(counts: Counts, reasons: Sequence[Reason]) -> None:
     for reason in reasons:
         QUARANTINED.labels(reason).inc()
     BATCH_EVENTS.observe(counts.inserted + counts.duplicates + counts.quarantined + counts.held + counts.gaps)
+
+
+def count_corrections(voided: int, amended: int) -> None:
+    """Count the corrections of a committed batch."""
+    if voided or amended:
+        CORRECTIONS.labels("void").inc(voided)
+        CORRECTIONS.labels("amend").inc(amended)
 
 
 def observe_freshness(now: datetime, rows: Sequence[UsageRow]) -> None:

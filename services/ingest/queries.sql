@@ -41,21 +41,22 @@ FROM unnest($6::uuid[], $7::text[], $8::text[], $9::bigint[], $10::bytea[], $11:
 ON CONFLICT (cluster, topic, partition, epoch, record_offset) DO NOTHING;
 
 -- name: hold
--- Keeps valid events whose subscription or key is not known yet.
+-- Keeps valid events whose subscription or key, or original, is not known yet.
 INSERT INTO held_events (
-    id, reason, subscription_id, api_key_id, api_key_hash, occurred_at,
+    id, reason, subscription_id, api_key_id, api_key_hash, original_id, occurred_at,
     cluster, topic, partition, epoch, record_offset, record_key, record_value, record_headers, batch_id)
-SELECT h.id, h.reason, h.subscription_id, h.api_key_id, h.api_key_hash, h.occurred_at,
+SELECT h.id, h.reason, h.subscription_id, h.api_key_id, h.api_key_hash, h.original_id, h.occurred_at,
        $1, $2, $3, $4, h.record_offset, h.record_key, h.record_value, h.record_headers, $5
-FROM unnest($6::uuid[], $7::text[], $8::uuid[], $9::uuid[], $10::text[], $11::timestamptz[], $12::bigint[], $13::bytea[], $14::bytea[], $15::jsonb[])
-    AS h (id, reason, subscription_id, api_key_id, api_key_hash, occurred_at, record_offset, record_key, record_value, record_headers);
+FROM unnest($6::uuid[], $7::text[], $8::uuid[], $9::uuid[], $10::text[], $11::uuid[], $12::timestamptz[], $13::bigint[], $14::bytea[], $15::bytea[],
+            $16::jsonb[])
+    AS h (id, reason, subscription_id, api_key_id, api_key_hash, original_id, occurred_at, record_offset, record_key, record_value, record_headers);
 
 -- name: record_batch
 -- The batch's own row: where it came from and what became of each of its offsets.
 INSERT INTO usage_batches (
     batch_id, kind, cluster, topic, partition, epoch, first_offset, next_offset,
-    inserted, duplicates, quarantined, held, gaps, message_count)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+    inserted, duplicates, quarantined, held, gaps, message_count, amended)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- name: advance_position
 -- Moves the position past the batch, with the account of its offsets: the table's CHECK refuses a sum that is off.
@@ -66,13 +67,14 @@ SET next_offset = $6, inserted = inserted + $7, duplicates = duplicates + $8, qu
 WHERE cluster = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5;
 
 -- name: attributable
--- Held events whose subscription and key exist by now, oldest first. SKIP LOCKED: another worker has the rest.
+-- Held events whose subscription and key, or original, exist by now, oldest first. SKIP LOCKED: another worker has the rest.
 SELECT h.id, h.topic, h.partition, h.epoch, h.record_offset, h.record_key, h.record_value, h.record_headers, h.held_at
 FROM held_events h
 WHERE h.attributed_at IS NULL AND h.expired_at IS NULL AND h.cluster = $2
   AND (h.subscription_id IS NULL OR EXISTS (SELECT FROM subscriptions s WHERE s.id = h.subscription_id))
   AND (h.api_key_id IS NULL OR EXISTS (SELECT FROM api_keys k WHERE k.id = h.api_key_id))
   AND (h.api_key_hash IS NULL OR EXISTS (SELECT FROM api_keys k WHERE k.key_hash = h.api_key_hash))
+  AND (h.original_id IS NULL OR EXISTS (SELECT FROM usage_ids i WHERE i.id = h.original_id))
 ORDER BY h.topic, h.partition, h.epoch, h.record_offset
 LIMIT $1
 FOR UPDATE OF h SKIP LOCKED;
@@ -82,6 +84,6 @@ FOR UPDATE OF h SKIP LOCKED;
 UPDATE held_events SET attributed_at = now(), attributed_batch_id = $2 WHERE id = ANY($1::uuid[]);
 
 -- name: still_held
--- How many events wait for their subscription or key, and for how many seconds the oldest does.
+-- How many events wait for their subscription, key or original, and for how many seconds the oldest does.
 SELECT count(*) AS events, coalesce(extract(epoch FROM now() - min(held_at)), 0)::float8 AS oldest_seconds
 FROM held_events WHERE attributed_at IS NULL AND expired_at IS NULL;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import msgspec
 
 from services.ingest.acceptance import in_utc
 from shared.contracts import UsageEvent
+from shared.corrections import AmendEvent
 from shared.ids import uuid_of_bytes
 
 _encode = msgspec.json.encode
@@ -55,7 +57,7 @@ CONTENT = tuple(name for name in COLUMNS if name not in ("batch_id", "metadata")
 
 
 def usage_row(
-    event: UsageEvent, key: bytes, subscription_id: UUID, api_key_id: UUID | None, batch_id: UUID
+    event: UsageEvent | AmendEvent, key: bytes, subscription_id: UUID, api_key_id: UUID | None, batch_id: UUID
 ) -> UsageRow:
     """Return the row of an accepted event. `key` is its 16-byte stored id (`shared.ids.event_key`)."""
     data = event.data
@@ -91,7 +93,7 @@ def usage_row(
     )
 
 
-def differing_columns(row: UsageRow, stored: dict[str, object]) -> list[str]:
+def differing_columns(row: UsageRow, stored: Mapping[str, object]) -> list[str]:
     """Return the columns in which a row differs from a stored one of the same identity; none means a plain duplicate."""
     differing = [name for name in CONTENT if getattr(row, name) != stored[name]]
     mine, theirs = (None if m is None else _exactly(str(m)) for m in (row.metadata, stored["metadata"]))

@@ -36,6 +36,8 @@ class Counts:
     quarantined: int = 0
     held: int = 0
     gaps: int = 0
+    amended: int = 0
+    """Of the inserted, those that left two rows."""
 
 
 async def quarantine(
@@ -67,7 +69,7 @@ async def hold(
     batch_id: UUID,
     held: Sequence[tuple[ConsumerRecord[bytes, bytes], Unknown, datetime]],
 ) -> None:
-    """Keep valid events of unknown subscriptions or keys, with their event times."""
+    """Keep valid events of unknown subscriptions or keys, and corrections of unknown originals, with their own times."""
     if not held:
         return
     await connection.execute(
@@ -79,6 +81,7 @@ async def hold(
         [unknown.subscription_id for _, unknown, _ in held],
         [unknown.api_key_id for _, unknown, _ in held],
         [unknown.api_key_hash for _, unknown, _ in held],
+        [unknown.original_id for _, unknown, _ in held],
         [occurred_at for _, _, occurred_at in held],
         *_columns(record for record, _, _ in held),
     )
@@ -90,7 +93,7 @@ async def record_batch(
     """Write the batch's own row."""
     await connection.execute(
         _SQL["record_batch"], batch_id, kind, *_place(origin), origin.first_offset, origin.next_offset,
-        counts.inserted, counts.duplicates, counts.quarantined, counts.held, counts.gaps, message_count,
+        counts.inserted, counts.duplicates, counts.quarantined, counts.held, counts.gaps, message_count, counts.amended,
     )  # fmt: skip
 
 

@@ -132,13 +132,18 @@ class Ingest:
     async def adds_up(self) -> bool:
         """Whether rows, positions, batches and announcements agree."""
         rows = await self.pool.fetchval("SELECT count(*) FROM usage_logs")
-        batches = await self.pool.fetchval("SELECT coalesce(sum(inserted), 0) FROM usage_batches")
+        batches = await self.pool.fetchval("SELECT coalesce(sum(inserted + amended), 0) FROM usage_batches")
         messages = await self.pool.fetchval("SELECT coalesce(sum(message_count), 0) FROM usage_batches")
         orphans = await self.pool.fetchval(
             "SELECT count(*) FROM usage_logs WHERE batch_id NOT IN (SELECT batch_id FROM usage_batches)"
         )
         announced = sum(message.event_count for message in self.recorded())
-        return bool(rows == batches == announced and messages == len(self.recorded()) and orphans == 0)
+        unguarded = await self.pool.fetchval(
+            "SELECT count(*) FROM usage_logs l WHERE (SELECT count(*) FROM usage_ids i WHERE i.id = l.id AND i.created_at = l.created_at) <> 1"
+        )
+        return bool(
+            rows == batches == announced and messages == len(self.recorded()) and orphans == 0 and unguarded == 0
+        )
 
 
 async def make_key(pool: Pool, subscription: UUID, **columns: Any) -> tuple[UUID, str]:

@@ -6,20 +6,20 @@ SELECT set_config('tallystick.actor', $1, true);
 
 -- name: waiting_for
 -- Who is waited for, by how many events, and since when: the longest first.
-SELECT reason, subscription_id, api_key_id, api_key_hash, count(*) AS events, min(held_at) AS since,
+SELECT reason, subscription_id, api_key_id, api_key_hash, original_id, count(*) AS events, min(held_at) AS since,
        extract(epoch FROM now() - min(held_at))::float8 AS oldest_seconds
 FROM held_events WHERE attributed_at IS NULL AND expired_at IS NULL
-GROUP BY reason, subscription_id, api_key_id, api_key_hash ORDER BY min(held_at);
+GROUP BY reason, subscription_id, api_key_id, api_key_hash, original_id ORDER BY min(held_at);
 
 -- name: list_waiting
 -- Events that wait, the oldest first.
-SELECT id, reason, subscription_id, api_key_id, api_key_hash, occurred_at, cluster, topic, partition, epoch, record_offset, record_key,
+SELECT id, reason, subscription_id, api_key_id, api_key_hash, original_id, occurred_at, cluster, topic, partition, epoch, record_offset, record_key,
        record_value, record_headers, batch_id, held_at, attributed_at, attributed_batch_id, expired_at, expired_by, expired_why
 FROM held_events WHERE attributed_at IS NULL AND expired_at IS NULL ORDER BY held_at, id LIMIT $1;
 
 -- name: by_ids
 -- Events by their ids, attributed and expired ones too.
-SELECT id, reason, subscription_id, api_key_id, api_key_hash, occurred_at, cluster, topic, partition, epoch, record_offset, record_key,
+SELECT id, reason, subscription_id, api_key_id, api_key_hash, original_id, occurred_at, cluster, topic, partition, epoch, record_offset, record_key,
        record_value, record_headers, batch_id, held_at, attributed_at, attributed_batch_id, expired_at, expired_by, expired_why
 FROM held_events WHERE id = ANY($1::uuid[]) ORDER BY held_at, id;
 

@@ -18,12 +18,13 @@ _SQL = Queries.load("services.ingest.holding")
 
 @dataclass(frozen=True, slots=True)
 class WaitingFor:
-    """A subscription or key that does not exist yet, and how much waits for it. `oldest_seconds` is the age of the oldest."""
+    """A subscription, key or original event that does not exist yet, and how much waits for it. `oldest_seconds` is the age of the oldest."""
 
     reason: str
     subscription_id: UUID | None
     api_key_id: UUID | None
     api_key_hash: str | None
+    original_id: UUID | None
     events: int
     since: datetime
     oldest_seconds: float
@@ -38,6 +39,7 @@ class Held:
     subscription_id: UUID | None
     api_key_id: UUID | None
     api_key_hash: str | None
+    original_id: UUID | None
     occurred_at: datetime
     cluster: str
     topic: str

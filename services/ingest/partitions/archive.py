@@ -90,9 +90,9 @@ async def restore(connection: Connection, path: Path) -> tuple[Manifest, bool]:
         _check_file(path, manifest)
         async with connection.transaction():
             await connection.execute(store.of(month)["create"])
-            for batch in parquet.read(path):
-                await connection.copy_records_to_table(table_of(month), columns=list(COLUMNS), records=batch)
-            if await store.sums(connection, month) != (manifest.sums, manifest.digest):
+            for batch in parquet.read(path, manifest.schema):
+                await connection.copy_records_to_table(table_of(month), columns=list(manifest.schema), records=batch)
+            if await store.sums(connection, month, manifest.format) != (manifest.sums, manifest.digest):
                 raise PartitionError(f"the rows that {path} gave are not those that were archived")
             await connection.execute(store.SQL["attach"], month.start)
             await connection.execute(store.SQL["guard"], month.start)
@@ -126,7 +126,7 @@ async def _export(connection: Connection, month: Period, directory: Path, now: d
     """Write the file and its manifest, then compare what is on the disk with what is in the table."""
     path = _path_in(directory, month)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        sums, digest = await store.sums(connection, month)
+        sums, digest = await store.sums(connection, month, FORMAT)
         await parquet.write(path, store.rows(connection, month, parquet.BATCH_ROWS))
     manifest = Manifest(
         format=FORMAT,

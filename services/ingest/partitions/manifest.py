@@ -11,10 +11,7 @@ from msgspec import Struct
 from shared.errors import TallystickError
 from shared.period import Period
 
-FORMAT: Final = 1
-"""Raised when the columns of an archive change."""
-
-COLUMNS: Final = {
+_FIRST_COLUMNS: Final = {
     "created_at": "timestamptz", "id": "uuid", "subscription_id": "uuid", "api_key_id": "uuid", "batch_id": "uuid",
     "model_id": "text", "tool_name": "text", "provider": "text", "request_tokens": "bigint", "response_tokens": "bigint",
     "cached_tokens": "bigint", "tokens_returned": "bigint", "latency_ms": "integer", "status_code": "smallint",
@@ -22,7 +19,14 @@ COLUMNS: Final = {
     "reservation_id": "text", "app_id": "text", "session_id": "text", "end_user": "text", "source": "text",
     "request_id": "text", "metadata": "jsonb", "ingested_at": "timestamptz",
 }  # fmt: skip
-"""The columns of usage_logs that are archived, all that are not derived, with their types."""
+FORMATS: Final = {
+    1: _FIRST_COLUMNS,
+    2: {**_FIRST_COLUMNS, "quantity": "smallint", "corrects": "uuid", "corrected_at": "timestamptz"},
+}
+"""The columns of usage_logs that each format of archive has, all that are not derived, with their types. Any of them can be restored."""
+FORMAT: Final = max(FORMATS)
+COLUMNS: Final = FORMATS[FORMAT]
+"""Those of the archives that are written now."""
 
 
 class PartitionError(TallystickError):
@@ -80,8 +84,8 @@ def decode(content: bytes, *, where: str) -> Manifest:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PartitionError(f"{where} is not the manifest of an archive ({error})") from None
-    if manifest.format != FORMAT or manifest.schema != COLUMNS:
+    if manifest.schema != FORMATS.get(manifest.format):
         raise PartitionError(
-            f"{where} is of format {manifest.format}; this version of Tallystick reads format {FORMAT}"
+            f"{where} is of format {manifest.format}; this version of Tallystick reads formats up to {FORMAT}"
         )
     return manifest

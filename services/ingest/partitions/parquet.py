@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +24,13 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _schema(arrow: Any) -> Any:
+def _schema(arrow: Any, columns: Mapping[str, str] = COLUMNS) -> Any:
     types = {
         "timestamptz": arrow.timestamp("us", tz="UTC"), "uuid": arrow.string(), "text": arrow.string(),
         "jsonb": arrow.string(), "bigint": arrow.int64(), "integer": arrow.int32(), "smallint": arrow.int16(),
         "boolean": arrow.bool_(),
     }  # fmt: skip
-    return arrow.schema([(name, types[type_]) for name, type_ in COLUMNS.items()])
+    return arrow.schema([(name, types[type_]) for name, type_ in columns.items()])
 
 
 async def write(path: Path, batches: AsyncIterator[Sequence[Sequence[Any]]]) -> None:
@@ -45,12 +45,12 @@ async def write(path: Path, batches: AsyncIterator[Sequence[Sequence[Any]]]) -> 
     unfinished.replace(path)
 
 
-def read(path: Path) -> Iterator[list[tuple[Any, ...]]]:
-    """Return the rows of a file in batches, in the order of `COLUMNS`. Raises `PartitionError` if it is no such file."""
+def read(path: Path, columns: Mapping[str, str]) -> Iterator[list[tuple[Any, ...]]]:
+    """Return the rows of a file in batches, in the order of `columns`, which it must have. Raises `PartitionError` if it is no such file."""
     arrow = _arrow()
     try:
         with arrow.parquet.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(_schema(arrow)):
+            if not file.schema_arrow.equals(_schema(arrow, columns)):
                 raise PartitionError(f"{path} does not have the columns of an archive")
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))

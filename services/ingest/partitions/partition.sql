@@ -15,6 +15,18 @@ SELECT count(*) AS rows, coalesce(sum(request_tokens), 0) AS request_tokens, coa
        coalesce(sum(('x' || left(md5(ROW(
            created_at, id, subscription_id, api_key_id, batch_id, model_id, tool_name, provider, request_tokens, response_tokens,
            cached_tokens, tokens_returned, latency_ms, status_code, error_message, power_level, byok, feature_type, library_id,
+           reservation_id, app_id, session_id, end_user, source, request_id, metadata, ingested_at,
+           quantity, corrects, corrected_at)::text), 16))::bit(64)::bigint::numeric),
+           0)::text AS digest
+FROM {partition};
+
+-- name: sums_of_format_1
+-- The same of an archive from before there were corrections, without their columns.
+SELECT count(*) AS rows, coalesce(sum(request_tokens), 0) AS request_tokens, coalesce(sum(response_tokens), 0) AS response_tokens,
+       coalesce(sum(cached_tokens), 0) AS cached_tokens, min(created_at) AS first_event_at, max(created_at) AS last_event_at,
+       coalesce(sum(('x' || left(md5(ROW(
+           created_at, id, subscription_id, api_key_id, batch_id, model_id, tool_name, provider, request_tokens, response_tokens,
+           cached_tokens, tokens_returned, latency_ms, status_code, error_message, power_level, byok, feature_type, library_id,
            reservation_id, app_id, session_id, end_user, source, request_id, metadata, ingested_at)::text), 16))::bit(64)::bigint::numeric),
            0)::text AS digest
 FROM {partition};
@@ -23,7 +35,8 @@ FROM {partition};
 -- All rows, as they are archived.
 SELECT created_at, id::text, subscription_id::text, api_key_id::text, batch_id::text, model_id, tool_name, provider, request_tokens,
        response_tokens, cached_tokens, tokens_returned, latency_ms, status_code, error_message, power_level, byok, feature_type,
-       library_id, reservation_id, app_id, session_id, end_user, source, request_id, metadata::text, ingested_at
+       library_id, reservation_id, app_id, session_id, end_user, source, request_id, metadata::text, ingested_at,
+       quantity, corrects::text, corrected_at
 FROM {partition}
 ORDER BY created_at, id;
 
@@ -33,7 +46,7 @@ INSERT INTO usage_archive_sums
 SELECT $1::timestamptz, subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model,
        coalesce(tool_name, '') AS tool, coalesce(feature_type, '') AS feature, power_level, byok,
        CASE WHEN status_code < 400 THEN 2 ELSE status_code / 100 END AS status_class,
-       count(*), count(*) FILTER (WHERE status_code >= 400), sum(request_tokens), sum(response_tokens), sum(cached_tokens)
+       sum(quantity), coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0), sum(request_tokens), sum(response_tokens), sum(cached_tokens)
 FROM {partition}
 GROUP BY subscription_id, hour, model, tool, feature, power_level, byok, status_class;
 
@@ -46,8 +59,7 @@ INSERT INTO usage_archive_batches SELECT $1::timestamptz, batch_id, count(*) FRO
 SELECT count(*)
 FROM usage_batches b
 WHERE b.batch_id IN (SELECT batch_id FROM {partition})
-  AND least(CASE WHEN b.recorded_at < (SELECT pruned_before FROM aggregator_inbox_watermark) THEN b.message_count
-                 ELSE (SELECT count(*) FROM aggregator_inbox i WHERE i.batch_id = b.batch_id) END,
+  AND least((SELECT count(*) FROM aggregator_inbox i WHERE i.batch_id = b.batch_id),
             (SELECT count(*) FROM billing_inbox i WHERE i.batch_id = b.batch_id)) < b.message_count;
 
 -- name: detach

@@ -103,9 +103,9 @@ async def give_up(connection: Connection, month: Period) -> None:
         await connection.execute(of(month)["open"])
 
 
-async def sums(connection: Connection, month: Period) -> tuple[Sums, str]:
-    """Return what the table of a month sums to, and the digest of its rows."""
-    row = await connection.fetchrow(of(month)["sums"])
+async def sums(connection: Connection, month: Period, format_: int) -> tuple[Sums, str]:
+    """Return what the table of a month sums to, and the digest of those columns of its rows that an archive of this format has."""
+    row = await connection.fetchrow(of(month)["sums" if format_ > 1 else "sums_of_format_1"])
     counts = {name: int(row[name]) for name in ("rows", "request_tokens", "response_tokens", "cached_tokens")}
     return Sums(**counts, first_event_at=row["first_event_at"], last_event_at=row["last_event_at"]), row["digest"]
 

@@ -14,7 +14,9 @@ from services.ingest.acceptance import Limits, Reason, Rejected
 OLDEST_ACCEPTED = timedelta(days=3_660)
 """How old an event may be that an operator lets in: ten years. What is older has no time, but a clock that was never set."""
 
-_HELD_BEFORE = Rejected(Reason.NOBODY_NAMED, "its subscription or key is not known any more; it was held before")
+_HELD_BEFORE = Rejected(
+    Reason.NOBODY_NAMED, "its subscription, key or original is not known (any more); it was held before"
+)
 
 
 def window(limits: Limits, quarantined_at: datetime, now: datetime, *, accept_late: bool) -> tuple[datetime, datetime]:

@@ -15,12 +15,11 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from aiokafka import ConsumerRecord
 
-from services.ingest.acceptance import Limits, Rejected
+from services.ingest.acceptance import Limits
 from services.ingest.announcement import announce_recorded
 from services.ingest.attribution import Attributor
-from services.ingest.handlers import IngestBatch
+from services.ingest.handlers import Decoded, IngestBatch
 from services.ingest.held import record_of
 from services.ingest.log import UsageLog
 from services.ingest.publishing import Publishing
@@ -30,7 +29,7 @@ from services.ingest.quarantine.store import Choice
 from services.ingest.recent import RecentEvents
 from services.ingest.store import Counts, hold, record_batch
 from shared.clock import SystemClock
-from shared.contracts import Origin, UsageEvent
+from shared.contracts import Origin
 from shared.ids import uuid7
 from shared.outbox import Message, Outbox
 from shared.postgres import Connection, Pool, transaction
@@ -104,41 +103,36 @@ class Replay:
     ) -> tuple[Replayed, list[Message]]:
         """Replay the records of one partition as a batch of their own."""
         ingest, batch_id, now = self.ingest, uuid7(), self.ingest.clock.now()
-        decided = await ingest.decide(connection, batch_id, *self._decode(rows, now))
-        inserted = await ingest.log.insert(connection, decided.candidates)
+        taken = await ingest.take_in(connection, batch_id, self._decode(rows, now))
 
         before = {row["record_offset"] for row in rows if row["held_before"]}
-        held = [found for found in decided.held if found[0].offset not in before]
-        stuck = before & {record.offset for record, _, _ in decided.held}
+        held = [found for found in taken.held if found[0].offset not in before]
+        stuck = before & {record.offset for record, _, _ in taken.held}
         ids = {row["record_offset"]: row["id"] for row in rows}
-        result = verdicts(ids, decided.refused + inserted.refused, stuck)
+        result = verdicts(ids, taken.refused, stuck)
 
-        announced = announce_recorded(batch_id, origin, inserted.rows, now)
+        announced = announce_recorded(batch_id, origin, taken.rows, now, corrected=taken.corrected)
         await ingest.outbox.enqueue(connection, announced)
         if result.resolved:
-            counts = Counts(len(inserted.rows), inserted.duplicates, held=len(held))
+            counts = Counts(taken.inserted, taken.duplicates, held=len(held), amended=taken.corrected.amended)
             await hold(connection, origin, batch_id, held)
             await record_batch(connection, batch_id, "replay", origin, counts, message_count=len(announced))
             await store.resolve(connection, result.resolved, batch_id, actor=self.actor, why=self.why)
         await store.refuse_again(connection, result.refused, actor=self.actor)
-        replayed = Replayed(len(inserted.rows), inserted.duplicates, len(held))
+        replayed = Replayed(taken.inserted, taken.duplicates, len(held))
         replayed.add_refused(result.refused)
         return replayed, announced
 
-    def _decode(
-        self, rows: Sequence[Any], now: datetime
-    ) -> tuple[
-        list[tuple[ConsumerRecord[bytes, bytes], UsageEvent]], list[tuple[ConsumerRecord[bytes, bytes], Rejected]]
-    ]:
+    def _decode(self, rows: Sequence[Any], now: datetime) -> Decoded:
         """Decode each record by the window of the time when it came."""
-        accepted: list[tuple[ConsumerRecord[bytes, bytes], UsageEvent]] = []
-        refused: list[tuple[ConsumerRecord[bytes, bytes], Rejected]] = []
+        decoded = Decoded()
         for row in rows:
             when = window(self.ingest.limits, row["quarantined_at"], now, accept_late=self.accept_late)
-            well_formed, bad = self.ingest.decode([record_of(row)], now, window=when)
-            accepted += well_formed
-            refused += bad
-        return accepted, refused
+            one = self.ingest.decode([record_of(row)], now, window=when)
+            decoded.usage += one.usage
+            decoded.corrections += one.corrections
+            decoded.refused += one.refused
+        return decoded
 
 
 def _by_place(rows: Sequence[Any]) -> list[tuple[Origin, list[Any]]]:

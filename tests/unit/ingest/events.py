@@ -11,6 +11,7 @@ from aiokafka import ConsumerRecord
 
 from services.ingest.acceptance import Limits, Rejected, accept
 from shared.contracts import USAGE_EVENTS, UsageEvent
+from shared.corrections import AMEND_TYPE, VOID_TYPE, AmendEvent, VoidEvent
 
 NOW: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SUBSCRIPTION: Final = "019a2f6e-0000-7000-8000-000000000001"
@@ -36,6 +37,17 @@ def structured(*, data: Mapping[str, Any] | None = None, **attributes: Any) -> b
     return json.dumps(document(data=data, **attributes)).encode()
 
 
+def void(voids: str, **attributes: Any) -> bytes:
+    """Return the bytes of an event that takes `voids` back."""
+    event = document(**{"id": "void-1", "type": VOID_TYPE, "subject": ..., **attributes})
+    return json.dumps({**event, "data": {"voids": voids}}).encode()
+
+
+def amend(amends: str, *, data: Mapping[str, Any] | None = None, **attributes: Any) -> bytes:
+    """Return the bytes of an event that replaces `amends` by `data`."""
+    return structured(data={"amends": amends, **(data or {})}, **{"id": "amend-1", "type": AMEND_TYPE, **attributes})
+
+
 def binary(*, data: Mapping[str, Any] | None = None, **attributes: Any) -> tuple[bytes, list[tuple[str, bytes | None]]]:
     """Return the body and the headers of a valid event in binary mode (see `document`)."""
     event = document(data=data, **attributes)
@@ -43,7 +55,9 @@ def binary(*, data: Mapping[str, Any] | None = None, **attributes: Any) -> tuple
     return body, [(f"ce_{name}", str(content).encode()) for name, content in event.items()]
 
 
-def judge(value: bytes | None, headers: Headers = (), *, limits: Limits | None = None) -> UsageEvent | Rejected:
+def judge(
+    value: bytes | None, headers: Headers = (), *, limits: Limits | None = None
+) -> UsageEvent | VoidEvent | AmendEvent | Rejected:
     """Return what acceptance says at `NOW`."""
     limits = limits or Limits()
     return accept(value, headers, limits, *limits.window(NOW))

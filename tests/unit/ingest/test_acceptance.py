@@ -76,7 +76,9 @@ def test_what_is_refused_is_told_why_in_words(reason: Reason, value: bytes | Non
 
 
 def test_each_reason_of_acceptance_has_a_test() -> None:
-    elsewhere = {Reason.KEY_MISMATCH, Reason.CONFLICT, Reason.REFUSED_BY_DATABASE}
+    elsewhere = {
+        Reason.KEY_MISMATCH, Reason.CONFLICT, Reason.REFUSED_BY_DATABASE, Reason.ALREADY_VOIDED, Reason.NOT_VOIDABLE,
+    }  # fmt: skip
 
     assert {reason for reason, *_ in REFUSED} == set(Reason) - elsewhere
 

@@ -13,9 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.announcement import MESSAGE_BYTES, announce_recorded
-from services.ingest.deltas import aggregate
+from services.ingest.deltas import aggregate, aggregate_corrected
 from services.ingest.rows import UsageRow
-from shared.contracts import LATENCY_BUCKETS_MS, USAGE_RECORDED, Origin, UsageDelta, decode_recorded
+from shared.contracts import (
+    LATENCY_BUCKET_COUNT,
+    LATENCY_BUCKETS_MS,
+    USAGE_RECORDED,
+    Origin,
+    UsageDelta,
+    decode_recorded,
+)
 from tests.unit.ingest.events import NOW
 from tests.unit.ingest.facts import ALICE, BATCH, some_row
 
@@ -167,3 +174,48 @@ def test_a_large_batch_is_announced_in_parts_that_a_broker_takes_and_that_add_up
     assert figures(delta for m in messages for delta in m.deltas) == naive(rows)
     assert [p for m in messages for p in m.providers] == aggregate(rows)[1]
     assert all(m.event_count == sum(d.requests for d in m.deltas) > 0 for m in messages)
+
+
+# --- corrections ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.integers(0, 20), st.integers(0, 20))
+def test_what_is_taken_back_leaves_what_was_never_there(seed: int, kept: int, taken: int) -> None:
+    """In one batch: sums are those of the rows that remain, keys are unique, and every row is counted."""
+    rng = random.Random(seed)
+    rows = [some_row(rng) for _ in range(kept + taken)]
+
+    deltas, providers = aggregate_corrected(rows, [], rows[kept:])
+
+    assert providers == aggregate(rows)[1], "a correction observes nothing"
+    assert sum(delta.rows for delta in deltas) == kept + 2 * taken
+    assert len({key(delta) for delta in deltas}) == len(deltas)
+    remaining = {key(delta): _counts(delta) for delta in aggregate(rows[:kept])[0]}
+    nothing = [0] * (8 + LATENCY_BUCKET_COUNT)
+    assert all(_counts(delta) == remaining.get(key(delta), nothing) for delta in deltas)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 20))
+def test_taking_back_alone_is_the_negation(seed: int, taken: int) -> None:
+    rng = random.Random(seed)
+    rows = [some_row(rng) for _ in range(taken)]
+
+    taken_back = {key(d): _counts(d) for d in aggregate_corrected([], [], rows)[0]}
+
+    assert taken_back == {key(d): [-count for count in _counts(d)] for d in aggregate(rows)[0]}
+
+
+@given(st.integers(0, 2**32), st.integers(0, 9), st.integers(0, 9))
+def test_a_replacement_counts_like_any_row(seed: int, rows: int, replaced: int) -> None:
+    rng = random.Random(seed)
+    first, second = [some_row(rng) for _ in range(rows)], [some_row(rng) for _ in range(replaced)]
+    old = some_row(rng)
+
+    apart = {key(d): _counts(d) for d in aggregate_corrected(first, [*second, old], [old])[0]}
+    together = {key(d): _counts(d) for d in aggregate([*first, *second])[0]}
+
+    assert {k: counts for k, counts in apart.items() if any(counts)} == {k: c for k, c in together.items() if any(c)}
+
+
+def _counts(delta: UsageDelta) -> list[int]:
+    return [*(getattr(delta, name) for name in SUMS), *delta.latency_histogram]
