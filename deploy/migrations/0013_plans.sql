@@ -78,6 +78,9 @@ CREATE FUNCTION version_plan() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     present plan_versions;
 BEGIN
+    IF current_setting('tallystick.plan_version', true) = 'given' THEN
+        RETURN NULL;  -- who makes the plan makes its version, too
+    END IF;
     SELECT * INTO present FROM plan_versions WHERE plan_id = NEW.id AND valid_from <= now() ORDER BY valid_from DESC LIMIT 1;
     IF present.id IS NULL THEN
         INSERT INTO plan_versions (plan_id, valid_from, amount, currency, interval, interval_count, limits)
@@ -149,6 +152,8 @@ $$;
 
 COMMENT ON FUNCTION subscription_phase IS 'What a status means to charges; a suspended subscription is charged as before.';
 
+CREATE INDEX idx_subscriptions_trial ON subscriptions (trial_end) WHERE trial_end IS NOT NULL;  -- trials that end
+
 -- A change that was due earlier than it is made says so by the setting tallystick.effective_at; never before what is recorded already.
 CREATE FUNCTION keep_subscription_terms() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -217,6 +222,24 @@ CREATE UNIQUE INDEX one_open_change_of_a_kind ON subscription_changes (subscript
     WHERE applied_at IS NULL AND withdrawn_at IS NULL AND refused_at IS NULL;
 CREATE INDEX idx_subscription_changes_due ON subscription_changes (effective_at)
     WHERE applied_at IS NULL AND withdrawn_at IS NULL AND refused_at IS NULL;
+
+CREATE FUNCTION audit_subscription_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO audit_logs (user_id, action, resource_type, resource_id, after, details)
+    SELECT s.user_id, 'subscription.change_' || CASE WHEN NEW.refused_at IS NOT NULL THEN 'refused' WHEN NEW.withdrawn_at IS NOT NULL THEN 'withdrawn'
+                                                ELSE 'scheduled' END,
+           'subscription', s.id::text, to_jsonb(NEW),
+           CASE WHEN current_setting('tallystick.why', true) <> '' THEN jsonb_build_object('why', current_setting('tallystick.why', true)) END
+    FROM subscriptions s WHERE s.id = NEW.subscription_id;
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION audit_subscription_change IS 'Trigger: writes to audit_logs that a change was asked for, taken back or refused; that it was made is seen on the subscription.';
+
+CREATE TRIGGER audit_new_subscription_changes AFTER INSERT ON subscription_changes
+    FOR EACH ROW EXECUTE FUNCTION audit_subscription_change();
+CREATE TRIGGER audit_subscription_changes AFTER UPDATE ON subscription_changes
+    FOR EACH ROW WHEN (NEW.applied_at IS NULL) EXECUTE FUNCTION audit_subscription_change();
 
 COMMENT ON TABLE  subscription_changes IS 'Changes of subscriptions that were asked for ahead of their time: applied by a job at effective_at, withdrawn, or refused with the reason.';
 
@@ -387,6 +410,7 @@ INSERT INTO role_rights (role, object, privilege, columns) VALUES
     ('tallystick_billing', 'subscription_changes', 'UPDATE', '{applied_at,refused_at,refusal}'),
     ('tallystick_billing', 'coupons', 'SELECT', NULL),
     ('tallystick_billing', 'coupon_redemptions', 'SELECT', NULL),
+    ('tallystick_billing', 'plans', 'UPDATE', '{amount,limits}'),  -- they show the version in force
     -- What its jobs apply when it is due: the end of a trial, a scheduled change, expiry.
     ('tallystick_billing', 'subscriptions', 'UPDATE',
-     '{status,plan_id,amount,currency,interval,interval_count,billing_anchor,quota_requests,quota_tokens,current_period_start,current_period_end,cancel_at_period_end}');
+     '{status,plan_id,amount,currency,interval,interval_count,billing_anchor,quota_requests,quota_tokens,current_period_start,current_period_end,cancel_at_period_end,expires_at,status_before_suspension}');

@@ -35,15 +35,22 @@ ELSEWHERE = {
     "test_credit_functions.py": """debit_user_credits add_user_credits settle_user_credits get_user_balance get_quota_usage_percentage
         lock_credit_account replayed_credit_transaction post_credit_transaction suspend_exhausted_subscriptions
         clear_exhausted_subscriptions check_credit_balance""",
+    "test_credit_grants.py": """burn_credit_grants open_credit_grant credit_grant_priority expire_credit_grants reverse_user_credits
+        settle_credit_windows lock_credit_accounts roll_credit_cycle check_ledger_is_followed protect_credit_rate""",
+    "test_credit_upkeep.py": """renew_credit_allowance request_credit_topups purchase_credit_package take_back_refunded_credits""",
     "test_schema_bugs.py": """check_subscription_quota check_subscription_transition suspend_subscription clear_suspension
         protect_used_subscription update_usage_summary refuse_change""",
     "test_schema_billing.py": """protect_model_price protect_rated_usage protect_issued_invoice protect_invoice_line invoice_period
         take_invoice_number complete_credit complete_billing_alert""",
+    "test_schema_invoices.py": """party_of_entity party_of_customer erase_billing_profile audit_party invoice_number_text keep_invoice_prefix
+        check_invoice_transition audit_invoice complete_invoice_line protect_issued_lines book_credit_note check_credit_note_lines
+        check_credit_note usage_line_id""",
     "test_schema_tenants.py": "app_current_user_id app_current_user_is_admin",
     "test_billing_reprice.py": "turn_price_book rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",
     "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_plans.py": "keep_subscription_terms subscription_phase",
+    "test_subscriptions.py": "audit_subscription_change",
     "test_plans_schema.py": "protect_plan_version version_plan protect_coupon",
     "test_webhooks.py": "queue_webhooks",
     "test_alerts.py": "respect_alert_settings announce_low_balance",

@@ -12,6 +12,7 @@ from services.billing.invoices.terms import Terms
 from services.billing.notices.jobs import forget_deliveries_job, watch_job
 from services.billing.payments.jobs import payment_jobs
 from services.billing.reconciliation.jobs import reconciliation_job
+from services.billing.subscriptions.jobs import subscriptions_job
 from shared.clock import Clock
 from shared.jobs import Job
 from shared.postgres import Pool
@@ -24,6 +25,7 @@ def all_jobs(settings: Settings, pool: Pool, clock: Clock) -> list[Job]:
     """Return the jobs that are switched on, with names that are unique: a name is the key of a job's runs for ever."""
     jobs = [
         *_closing(settings, pool, clock),
+        subscriptions_job(pool, clock),
         *credit_jobs(pool, clock),
         *payment_jobs(pool, clock, settings=settings),
         *_reconciliation(settings, pool),
