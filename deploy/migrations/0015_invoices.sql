@@ -73,7 +73,7 @@ CREATE TABLE billing_profiles (
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT reverse_charge_has_vat_id CHECK (tax_treatment <> 'reverse_charge' OR vat_id IS NOT NULL),
-    CONSTRAINT exemption_has_reason CHECK (tax_treatment <> 'exempt' OR exemption_reason <> ''),
+    CONSTRAINT exemption_has_reason CHECK (tax_treatment <> 'exempt' OR coalesce(exemption_reason, '') <> ''),
     CONSTRAINT only_standard_is_taxed CHECK (tax_treatment = 'standard' OR coalesce(tax_rate, 0) = 0)
 );
 

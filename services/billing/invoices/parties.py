@@ -100,9 +100,11 @@ def _checked(party: dict[str, Any]) -> dict[str, Any]:
 async def _put(connection: Connection, query: str, party: Mapping[str, Any]) -> None:
     try:
         await connection.execute(SQL[query], json.dumps(party, default=str))
-    except asyncpg.IntegrityConstraintViolationError as error:
-        raise PartyRefused(_REASONS.get(error.constraint_name or "", f"that cannot be right: {error}")) from None
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
+        raise PartyRefused(
+            _REASONS.get(error.constraint_name or "", f"that cannot be right: {error.args[0]}")
+        ) from None
     except asyncpg.PostgresError as error:
         if error.sqlstate != "TS003":
             raise
-        raise PartyRefused(str(error)) from None
+        raise PartyRefused(f"{error.args[0]}. {error.hint}") from None

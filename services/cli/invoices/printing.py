@@ -64,7 +64,11 @@ def print_document(document: InvoiceDocument | CreditNoteDocument) -> None:
     typer.echo("")
     typer.echo(f"{'net':>84} {document.subtotal:>14f} {document.currency}")
     for tax in document.taxes:
-        what = f"tax {tax.rate * 100:f} % of {tax.taxable:f}" if tax.category == "S" else tax.reason or "no tax"
+        what = (
+            f"tax {(tax.rate * 100).normalize():f} % of {tax.taxable:f}"
+            if tax.category == "S"
+            else tax.reason or "no tax"
+        )
         typer.echo(f"{what:>84} {tax.tax:>14f} {document.currency}")
     typer.echo(f"{'total':>84} {document.total:>14f} {document.currency}")
     for name in ("amount_credited", "amount_paid", "amount_due"):
