@@ -102,7 +102,7 @@ def _show(states: Sequence[JobState]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in ("job", "last run for", "state", "result", "next due"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "job")
     for state in states:
         last = state.last
         result = (

@@ -140,6 +140,20 @@ def enable(id_: Id) -> None:
     typer.echo(f"endpoint {id_} is enabled")
 
 
+@app.command()
+def ping(id_: Id) -> None:
+    """Send a test message to an endpoint, whichever events it asked for. A billing worker delivers it within seconds."""
+
+    async def work(_settings: Settings, pool: Pool) -> UUID:
+        from services.billing.notices import endpoints  # noqa: PLC0415
+
+        async with pool.acquire() as connection:
+            return await endpoints.ping(connection, id_, at=datetime.now(UTC))
+
+    delivery = operator.with_billing(work)
+    typer.echo(f"delivery {delivery}; see it with: tallystick webhooks deliveries --delivery {delivery}")
+
+
 @app.command("rotate-secret")
 def rotate_secret(
     id_: Id,
@@ -271,7 +285,7 @@ def redeliver(
     due = operator.with_billing(work)
     if missing := [str(id_) for id_ in chosen if id_ not in due]:
         raise ConfigurationError(f"there is no delivery {', '.join(missing)}; {len(due)} others are due again")
-    typer.echo(f"{operator.plural(len(due), 'delivery').replace('deliverys', 'deliveries')} due again")
+    typer.echo(f"{len(due):,} {'delivery is' if len(due) == 1 else 'deliveries are'} due again")
 
 
 def _keys(settings: Settings) -> Keyring:
@@ -310,7 +324,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -28,6 +28,10 @@ SET started_at = excluded.started_at, finished_at = excluded.finished_at, worker
     attempts = r.attempts + 1
 WHERE r.finished_at IS NULL;
 
+-- name: forget_looks
+-- Deletes what a job that looks at the present was run for before $2: its schedule needs the last run only.
+DELETE FROM job_runs WHERE job = $1 AND scheduled_for < $2 AND asked_by IS NULL;
+
 -- name: run_of
 -- The record of one run.
 SELECT finished_at, worker, asked_by FROM job_runs WHERE job = $1 AND scheduled_for = $2;

@@ -18,6 +18,8 @@ from shared.sql import Queries
 log = structlog.get_logger("jobs")
 
 SQL = Queries.load("shared.jobs")
+KEEP_LOOKS = timedelta(days=7)
+"""How long runs of jobs that look at the present are kept: some look every minute. Other runs, and those by hand, are kept for ever."""
 RUNS_A_LOOK = 24
 """Most runs of one job in one look: after a long downtime the rest follows with the next."""
 
@@ -135,4 +137,6 @@ async def run_locked(
         result, finished = {"error": repr(error)}, False
     told = json.dumps(result, default=str)
     await connection.execute(SQL["record_run"], job.name, scheduled_for, began, finished, worker, asked_by, told)
+    if looks_at_the_present(job):
+        await connection.execute(SQL["forget_looks"], job.name, scheduled_for - KEEP_LOOKS)
     return Outcome(job.name, scheduled_for, result, finished)

@@ -20,6 +20,7 @@ from shared.jobs import run_due
 from shared.outbox import Outbox
 from shared.postgres import Pool
 from tests.integration.billing_facts import Customer, Desk, make_customer, make_price, usage
+from tests.unit.test_events_page import documented
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 IN_OCTOBER = datetime(2026, 10, 14, 13, tzinfo=UTC)
@@ -43,6 +44,11 @@ async def told(desk: Desk) -> list[str]:
 async def events(desk: Desk, kind: EventType) -> list[dict[str, Any]]:
     rows = await desk.fetch("SELECT value FROM billing_outbox ORDER BY id")
     return [body["data"] for body in (json.loads(row["value"]) for row in rows) if body["type"] == kind]
+
+
+def shown_as(kind: EventType, data: dict[str, Any]) -> None:
+    """Hold the body of an event to what docs/reference/events.md shows."""
+    assert set(data) == set(documented()[kind].data)
 
 
 async def want(desk: Desk, user: UUID, kind: str, *thresholds: str, enabled: bool = True) -> None:
@@ -72,6 +78,7 @@ async def test_spending_is_told_once_for_each_amount_and_month(desk: Desk) -> No
         "Usage of 2026-10 has come to 10 USD, past the 10 USD you wanted to be told at.",
     ]
     sent = await events(desk, "tallystick.spend.threshold.v1")
+    shown_as("tallystick.spend.threshold.v1", sent[0])
     assert [(data["user_id"], data["threshold"], data["spent"], data["month"]) for data in sent] == [
         (str(customer.user_id), "5", "7", "2026-10"),
         (str(customer.user_id), "10", "10", "2026-10"),
@@ -97,7 +104,10 @@ async def test_own_percentages_of_a_quota_are_told_once_in_its_period(desk: Desk
     assert await told(desk) == ["33.5 % of the quota of 100 requests are used: 34."]
     await desk.pool.execute("UPDATE subscriptions SET quota_period_start = '2026-11-01Z'")
     assert await watch() == {"usage_threshold": 1}, "a period of its own"
-    assert len(await events(desk, "tallystick.quota.threshold.v1")) == 2
+    first, _ = await events(desk, "tallystick.quota.threshold.v1")
+    alert = first.pop("alert")
+    shown_as("tallystick.quota.threshold.v1", first)
+    assert await desk.value("SELECT count(*) FROM billing_alerts WHERE id = $1", UUID(alert)) == 1
 
 
 async def test_a_percentage_that_the_aggregator_has_told_is_not_told_again(desk: Desk) -> None:
@@ -148,6 +158,7 @@ async def test_an_ending_is_told_once_ahead_of_it(desk: Desk) -> None:
     desk.clock.at += 4 * DAY
     assert await watch() == {"subscription_expiring": 1}
     (first, *_) = await events(desk, "tallystick.subscription.expiring.v1")
+    shown_as("tallystick.subscription.expiring.v1", first)
     assert (first["days_ahead"], first["ends_at"]) == (7, "2026-10-24T13:00:00+00:00")
     desk.clock.at += 30 * DAY
     assert await watch() == {}, "it has ended"
@@ -176,6 +187,7 @@ async def test_usage_without_a_price_is_told_once_for_each_month_and_model(desk:
     assert [await watch(), await watch()] == [{"unrated_usage": 1}, {}]
     assert await told(desk) == ["2 uses of mystery in 2026-10 have no price yet. They are billed when there is one."]
     (data,) = await events(desk, "tallystick.usage.unrated.v1")
+    shown_as("tallystick.usage.unrated.v1", data)
     assert (data["model"], data["tool"], data["month"], data["events"]) == ("mystery", None, "2026-10", 2)
 
 
@@ -193,6 +205,7 @@ async def test_a_low_balance_that_the_ledger_tells_of_is_announced_too(desk: Des
         )
     assert await told(desk) == ["14.5 credits are left, less than the 20 you wanted to be told at."]
     (data,) = await events(desk, "tallystick.credits.low.v1")
+    shown_as("tallystick.credits.low.v1", data | {"settlement": "…"})
     assert (data["balance"], data["threshold"], data["owed"]) == ("14.5", "20", "0")
     assert await desk.value("SELECT count(*) FROM credit_transactions WHERE id = $1", UUID(data["transaction"])) == 1
     value = await desk.value("SELECT value FROM billing_outbox")
@@ -218,7 +231,9 @@ async def test_what_a_user_does_not_want_is_not_told_by_whichever_service(desk: 
 
 async def test_what_a_user_has_switched_off_in_the_profile_is_not_told(desk: Desk) -> None:
     customer = await make_customer(desk.pool)
-    await desk.pool.execute("""UPDATE users SET notification_preferences = '{"payment_failed": false, "low_balance": true}'""")
+    await desk.pool.execute(
+        """UPDATE users SET notification_preferences = '{"payment_failed": false, "low_balance": true}'"""
+    )
     alerts = [Alert(customer.user_id, kind, "1", "…") for kind in ("payment_failed", "low_balance", "invoice_overdue")]
     async with desk.billing.acquire() as connection:
         assert [a.type for a in await raise_alerts(connection, alerts)] == ["low_balance", "invoice_overdue"]

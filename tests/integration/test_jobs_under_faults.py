@@ -125,6 +125,17 @@ async def test_a_look_that_failed_is_made_up_for_by_the_next_slot(pool: Pool) ->
     assert ledger.tries == [BEGIN + 5 * HOUR]
 
 
+async def test_looks_at_the_present_are_kept_for_a_week(pool: Pool) -> None:
+    ledger, clock = Ledger(pool, random.Random(), faults=0), FixedClock(BEGIN)
+    job = Job("look", HOUR, Every(DAY), ledger)
+    await run_by_hand(pool, clock, job, by="alice", at=BEGIN - DAY)
+    for _ in range(10):
+        await run_due(with_role(pool, BILLING), clock, job, worker="0")
+        clock.at += DAY
+    kept = [row["scheduled_for"] for row in await pool.fetch("SELECT scheduled_for FROM job_runs ORDER BY 1")]
+    assert kept == [BEGIN - DAY, *(BEGIN + days * DAY for days in range(2, 10))]
+
+
 async def _failing(_scheduled_for: datetime) -> Mapping[str, Any]:
     raise RuntimeError("no disk")
 

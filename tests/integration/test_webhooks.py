@@ -232,6 +232,21 @@ async def test_a_delivery_is_given_up_after_its_last_attempt_and_made_again_on_r
     assert receiver.ids == [event] * 5
 
 
+async def test_a_test_message_goes_to_one_endpoint_whatever_it_asked_for(office: Office) -> None:
+    async with receiving() as receiver, receiving() as other:
+        endpoint, secret = await office.add(receiver.url, INVOICE_PAID)
+        await office.add(other.url)
+        async with office.billing.acquire() as connection:
+            delivery = await endpoints.ping(connection, endpoint, at=office.clock.now())
+            with pytest.raises(EndpointRefused, match="there is no webhook endpoint"):
+                await endpoints.ping(connection, uuid7(), at=office.clock.now())
+        await office.worker()()
+    (request,) = receiver.received
+    assert verify(secret, request)["type"] == "tallystick.webhook.test.v1"
+    assert [(line.id, line.status) for line in await office.log()] == [(delivery, "delivered")]
+    assert other.received == []
+
+
 # Secrets
 
 

@@ -11,6 +11,7 @@ import asyncpg
 
 from services.billing.events import EVENT_TYPES
 from services.billing.notices.signing import Keyring, new_secret
+from shared.contracts import BillingEvent, encode
 from shared.errors import TallystickError
 from shared.ids import uuid7
 from shared.postgres import Connection
@@ -18,6 +19,8 @@ from shared.sql import Queries
 
 SQL = Queries.load("services.billing.notices", "webhooks.sql")
 MAX_EVENT_TYPES = 50
+WEBHOOK_TEST = "tallystick.webhook.test.v1"
+"""What an operator sends to try an endpoint. It goes there alone, not to billing.events."""
 
 
 class EndpointRefused(TallystickError):
@@ -103,6 +106,16 @@ async def enable(connection: Connection, id_: UUID, *, at: datetime) -> None:
     if await connection.fetchval(SQL["enable_endpoint"], id_) is None:
         await endpoint(connection, id_)
     await connection.execute(SQL["due_again"], id_, at)
+
+
+async def ping(connection: Connection, id_: UUID, *, at: datetime) -> UUID:
+    """Queue a test message for an endpoint, whatever it asked for; return the delivery. Raises `EndpointRefused` if there is none of this id."""
+    message_id = str(uuid7())
+    body = BillingEvent(message_id, WEBHOOK_TEST, at, str(id_), {"endpoint": str(id_)})
+    delivery: UUID | None = await connection.fetchval(SQL["ping"], id_, message_id, WEBHOOK_TEST, at, encode(body))
+    if delivery is None:
+        raise EndpointRefused(f"there is no webhook endpoint {id_}: see 'tallystick webhooks list'")
+    return delivery
 
 
 async def rotate_secret(connection: Connection, keys: Keyring, id_: UUID, *, at: datetime, overlap: timedelta) -> str:

@@ -113,6 +113,14 @@ WHERE CASE WHEN $1::uuid[] IS NOT NULL THEN id = ANY($1)
            ELSE endpoint_id = $2 AND created_at >= $3 AND (NOT $4::boolean OR status = 'failed') END
 RETURNING id;
 
+-- name: ping
+-- Queues a message for one endpoint alone, whatever it asked for; returns the delivery.
+WITH message AS (
+    INSERT INTO webhook_messages (id, type, user_id, occurred_at, body)
+    SELECT $2, $3, e.user_id, $4, $5 FROM webhook_endpoints e WHERE e.id = $1 RETURNING id
+)
+INSERT INTO webhook_deliveries (endpoint_id, message_id) SELECT $1, id FROM message RETURNING id;
+
 -- name: backlog
 -- Deliveries that wait at enabled endpoints, for how many seconds at $1 the most overdue has, and how many endpoints are disabled.
 SELECT (SELECT count(*) FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
