@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hypothesis import settings
 
 from deploy.local.server import Server
 from deploy.local.stack import Stack, running_stack
@@ -31,8 +32,10 @@ class CreateTopic(Protocol):
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the programs that tests start, also where the tests run in the background: there a shell has it ignored,
-    which children inherit."""
+    """Time no example of a law. Let Ctrl-C reach the programs that tests start, also where the tests run in the background: there a
+    shell has it ignored, which children inherit."""
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+    settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,12 +21,29 @@ READING_ROLE = "tallystick_readonly"
 
 
 def reconcile(
+    *,
+    provider_export: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare a provider's usage export (CSV) with what we recorded instead."),
+    ] = None,
+    tolerance: Annotated[
+        str, typer.Option(metavar="PERCENT", help="With an export: how far apart both sides may be.")
+    ] = "0",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="THEIRS=OURS", help="With an export: our name of a model of theirs; may be given often."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> int:
     """Prove in SQL that nothing was lost, counted twice, or billed differently from what was used.
 
     Prints both sides of every statement and its verdict. Exit code 0 if all hold, 1 with the first differing keys if one does not.
+    With --provider-export: the same for what a provider says that we used, by model and day.
     """
+    if provider_export is not None:
+        from services.cli.provider_export import against_provider  # noqa: PLC0415
+
+        return against_provider(provider_export, tolerance, model or [], as_json=as_json)
     from deploy.local import connect  # noqa: PLC0415 (slow to import)
 
     checks = asyncio.run(prove(connect.database_url()))
