@@ -79,6 +79,14 @@ CORRUPTIONS = {
            SELECT created_at, gen_random_uuid(), subscription_id, batch_id, 'gpt-4o', source, 'again' FROM usage_logs LIMIT 1""",
         {"batches = log: rows", "log = hours: requests"},
     ),
+    "an identity was lost": (
+        "DELETE FROM usage_ids WHERE id = (SELECT min(id::text)::uuid FROM usage_logs)",
+        {"log = identities: rows"},
+    ),
+    "an identity is guarded at another time": (
+        "UPDATE usage_ids SET created_at = created_at + interval '1 second' WHERE id = (SELECT min(id::text)::uuid FROM usage_logs)",
+        {"log = identities: rows"},
+    ),
     "the log's tokens changed": (
         "UPDATE usage_logs SET response_tokens = response_tokens + 1 WHERE model_id IS NULL",
         {"log = hours: response tokens"},
@@ -198,8 +206,23 @@ CORRUPTIONS = {
     ),
     "a ledger entry is missing": (
         """ALTER TABLE credit_transactions DISABLE TRIGGER USER; ALTER TABLE credit_transactions DROP CONSTRAINT balance_is_chained;
+           ALTER TABLE credit_grants DROP CONSTRAINT credit_grants_transaction_id_fkey;
+           ALTER TABLE credit_grant_postings DROP CONSTRAINT credit_grant_postings_transaction_id_fkey;
            DELETE FROM credit_transactions WHERE sequence = 1""",
-        {"ledger = accounts: balance", "ledger is chained: entries"},
+        {"ledger = accounts: balance", "ledger is chained: entries", "postings = ledger: credits"},
+    ),
+    "a grant says more than it has": (
+        "ALTER TABLE credit_grants DISABLE TRIGGER USER; UPDATE credit_grants SET remaining = remaining + 5, amount = amount + 5",
+        {"grants = accounts: credits", "postings = grants: credits"},
+    ),
+    "what a grant paid was changed": (
+        "ALTER TABLE credit_grant_postings DISABLE TRIGGER USER; UPDATE credit_grant_postings SET amount = amount - 1 WHERE amount < 0",
+        {"postings = ledger: credits", "postings = grants: credits"},
+    ),
+    "money was taken from a grant without an invoice": (
+        """INSERT INTO credits (user_id, amount, remaining, currency, reason, type)
+           SELECT user_id, 10, 4, 'USD', 'gift', 'promotional' FROM user_credits LIMIT 1""",
+        {"applied = grants in money: USD"},
     ),
     "an invoice line changed after it was issued": (
         "ALTER TABLE invoice_lines DISABLE TRIGGER USER; UPDATE invoice_lines SET amount = amount + 0.01 WHERE exact_amount > amount",

@@ -33,6 +33,7 @@ OPERATORS = (
     "services.ingest.partitions",
     "services.ingest.quarantine",
     "services.ingest.holding",
+    "services.billing.credits.desk",
 )
 """What an administrator runs from the command line, with the rights of the owner."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
@@ -185,6 +186,8 @@ APPEND_ONLY = (
     "usage_logs",
     "credit_transactions",
     "credit_settlements",
+    "credit_grant_postings",
+    "credit_applications",
     "audit_logs",
     "invoice_lines",
     "billing_inbox",
@@ -202,6 +205,8 @@ FORBIDDEN_TO_ALL = [
     "INSERT INTO audit_logs (action) VALUES ('forged')",
     "INSERT INTO credit_transactions (user_id) VALUES (gen_random_uuid())",
     "UPDATE user_credits SET balance = 1000000",
+    "UPDATE credit_grants SET remaining = 1000000",
+    "UPDATE credit_rates SET credits_per_unit = 1",
     "UPDATE invoice_numbers SET next = 1",
     "UPDATE model_prices SET note = ''",
     "UPDATE subscriptions SET status = 'active'",

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "test_schema_invoices.py": """party_of_entity party_of_customer erase_billing_profile audit_party invoice_number_text keep_invoice_prefix
         check_invoice_transition audit_invoice complete_invoice_line protect_issued_lines book_credit_note check_credit_note_lines
         check_credit_note usage_line_id""",
+    "test_payments_recording.py": "audit_payment",
     "test_schema_tenants.py": "app_current_user_id app_current_user_is_admin",
     "test_billing_reprice.py": "turn_price_book rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",

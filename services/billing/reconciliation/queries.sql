@@ -274,7 +274,7 @@ WITH rated AS (
     WHERE amount IS NOT NULL GROUP BY currency, invoice_line_id, settlement_id
 ), billed AS (
     SELECT currency, usage_line_id AS invoice_line_id, NULL::uuid AS settlement_id, sum(exact_amount) AS amount
-    FROM invoice_lines WHERE usage_line_id IS NOT NULL GROUP BY currency, usage_line_id
+    FROM usage_lines GROUP BY currency, usage_line_id
     UNION ALL
     SELECT currency, NULL, id, rated_amount FROM credit_settlements
     UNION ALL
@@ -299,7 +299,7 @@ WITH rated AS (
 ), sides AS (
     SELECT 'line ' || coalesce(l.id, r.id) AS key, coalesce(l.event_count, 0) AS left_value, coalesce(r.events, 0) AS right_value,
            l.checksum IS DISTINCT FROM r.digest AS changed
-    FROM (SELECT * FROM invoice_lines WHERE id = usage_line_id) l FULL JOIN rated r USING (id)
+    FROM (SELECT * FROM usage_lines WHERE id = usage_line_id) l FULL JOIN rated r USING (id)
 )
 SELECT 'events' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE changed OR left_value <> right_value))[1:5] AS differing
@@ -351,6 +351,54 @@ SELECT 'entries' AS measure, count(*)::numeric AS left_value, count(*) FILTER (W
        (array_agg(key ORDER BY key) FILTER (WHERE NOT chained))[1:5] AS differing
 FROM judged;
 
+-- name: grants_equal_balances
+-- What remains of a user's grants of prepaid credits is the balance.
+WITH granted AS (SELECT user_id, sum(remaining) AS remaining FROM credit_grants GROUP BY user_id),
+sides AS (
+    SELECT 'user ' || user_id AS key, coalesce(g.remaining, 0) AS left_value, coalesce(c.balance, 0) AS right_value
+    FROM granted g FULL JOIN user_credits c USING (user_id)
+)
+SELECT 'credits' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides;
+
+-- name: postings_equal_ledger
+-- Every ledger entry is spread over grants of its user, whole.
+WITH posted AS (
+    SELECT p.transaction_id AS id, sum(p.amount) AS amount, count(DISTINCT g.user_id) AS users, min(g.user_id::text) AS user_id
+    FROM credit_grant_postings p JOIN credit_grants g ON g.id = p.grant_id GROUP BY p.transaction_id
+), sides AS (
+    SELECT 'ledger entry ' || id AS key, coalesce(p.amount, 0) AS left_value, coalesce(t.amount, 0) AS right_value,
+           p.users > 1 OR p.user_id <> t.user_id::text AS strange
+    FROM posted p FULL JOIN credit_transactions t USING (id)
+)
+SELECT 'credits' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE strange OR left_value <> right_value))[1:5] AS differing
+FROM sides;
+
+-- name: postings_equal_grants
+-- What remains of every grant is what came in less what went.
+WITH posted AS (SELECT grant_id AS id, sum(amount) AS amount FROM credit_grant_postings GROUP BY grant_id),
+sides AS (
+    SELECT 'grant ' || id AS key, coalesce(p.amount, 0) AS left_value, coalesce(g.remaining, 0) AS right_value
+    FROM posted p FULL JOIN credit_grants g USING (id)
+)
+SELECT 'credits' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides;
+
+-- name: applications_equal_money_grants
+-- What is gone of every grant in money was applied to invoices, and not restored.
+WITH applied AS (
+    SELECT credit_id AS id, sum(CASE kind WHEN 'applied' THEN amount ELSE -amount END) AS amount FROM credit_applications GROUP BY credit_id
+), sides AS (
+    SELECT c.currency, 'grant ' || c.id AS key, coalesce(a.amount, 0) AS left_value, c.amount - c.remaining AS right_value
+    FROM credits c LEFT JOIN applied a USING (id)
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency ORDER BY currency;
+
 -- name: invoices_equal_lines
 -- The subtotal of every issued invoice is the sum of its rounded lines, and of the items that the customer reads; its exact subtotal
 -- that of their exact amounts.
@@ -371,13 +419,14 @@ SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS r
 FROM sides GROUP BY currency ORDER BY currency;
 
 -- name: numbers_are_gapless
--- Every invoice number that was taken, per entity, series and year, is on an invoice.
+-- Every number that was taken, per entity, series and year, is on an invoice or on a credit note.
 WITH taken AS (
-    SELECT n.entity, n.series, n.year, n.next - 1 AS numbers, s.number,
-           concat_ws('-', nullif(n.entity, 'default'), n.series, n.year, lpad(s.number::text, greatest(6, length(s.number::text)), '0')) AS spelled
+    SELECT n.entity, s.number, invoice_number_text(n.entity, n.series, n.year, s.number) AS spelled
     FROM invoice_numbers n LEFT JOIN LATERAL generate_series(1, n.next - 1) AS s (number) ON true
 ), used AS (
     SELECT entity, number AS spelled FROM invoices WHERE number IS NOT NULL
+    UNION ALL
+    SELECT entity, number FROM credit_notes
 ), sides AS (
     SELECT coalesce(t.spelled, u.spelled) AS key, t.number IS NOT NULL AS taken, u.spelled IS NOT NULL AS used
     FROM (SELECT * FROM taken WHERE number IS NOT NULL) t FULL JOIN used u USING (entity, spelled)
@@ -385,3 +434,38 @@ WITH taken AS (
 SELECT 'numbers' AS measure, count(*) FILTER (WHERE taken)::numeric AS left_value, count(*) FILTER (WHERE used)::numeric AS right_value,
        (array_agg('number ' || key ORDER BY key) FILTER (WHERE taken <> used))[1:5] AS differing
 FROM sides;
+
+-- name: notes_equal_lines
+-- Every credit note is the sum of its lines, takes back no more of a line than was invoiced, and is in what its invoice says was credited.
+WITH lines AS (
+    SELECT credit_note_id AS id, sum(amount) AS amount, sum(exact_amount) AS exact_amount FROM credit_note_lines GROUP BY credit_note_id
+), over AS (
+    SELECT n.invoice_id
+    FROM credit_note_lines l JOIN credit_notes n ON n.id = l.credit_note_id JOIN invoice_lines i ON i.id = l.invoice_line_id
+    GROUP BY n.invoice_id, i.id
+    HAVING sum(l.amount) NOT BETWEEN least(i.amount, 0) AND greatest(i.amount, 0)
+), sides AS (
+    SELECT n.currency, 'credit note ' || n.number AS key, n.subtotal AS left_value, coalesce(l.amount, 0) AS right_value,
+           n.exact_subtotal IS DISTINCT FROM l.exact_amount OR n.total <> n.subtotal + n.tax OR n.invoice_id IN (SELECT invoice_id FROM over) AS changed
+    FROM credit_notes n LEFT JOIN lines l USING (id)
+    UNION ALL
+    SELECT i.currency, 'credited on invoice ' || coalesce(i.number, i.id::text), i.amount_credited, coalesce(sum(n.total), 0), false
+    FROM invoices i LEFT JOIN credit_notes n ON n.invoice_id = i.id
+    WHERE i.amount_credited <> 0 OR n.id IS NOT NULL
+    GROUP BY i.id
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE changed OR left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency ORDER BY currency;
+
+-- name: log_equals_identities
+-- Every row of the log is guarded once, at its own time: nothing can be stored a second time. Identities without a row are those of
+-- archived months, and of voids, which leave a row of another id.
+WITH guards AS (SELECT id, min(created_at) AS created_at, count(*) AS guards FROM usage_ids GROUP BY id),
+judged AS (
+    SELECT format('event %s of %s', l.id, l.created_at) AS key, g.guards = 1 AND g.created_at = l.created_at AS guarded
+    FROM usage_logs l LEFT JOIN guards g USING (id)
+)
+SELECT 'rows' AS measure, count(*)::numeric AS left_value, count(*) FILTER (WHERE guarded)::numeric AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE guarded IS NOT TRUE))[1:5] AS differing
+FROM judged;

@@ -77,6 +77,13 @@ STATEMENTS: Final = (
         "replayed_equal_batches",
     ),
     Statement(
+        "log = identities",
+        "Every row of usage_logs is guarded once against being stored again, at any age.",
+        "rows of usage_logs",
+        "of them guarded once",
+        "log_equals_identities",
+    ),
+    Statement(
         "log has subscriptions",
         "Every row of usage_logs belongs to a subscription that exists.",
         "subscriptions in usage_logs",
@@ -172,6 +179,34 @@ STATEMENTS: Final = (
         "ledger_is_chained",
     ),
     Statement(
+        "grants = accounts",
+        "What remains of a user's grants of prepaid credits is the balance.",
+        "credit_grants",
+        "user_credits",
+        "grants_equal_balances",
+    ),
+    Statement(
+        "postings = ledger",
+        "It is known of every ledger entry which grants paid it, whole.",
+        "credit_grant_postings",
+        "credit_transactions",
+        "postings_equal_ledger",
+    ),
+    Statement(
+        "postings = grants",
+        "What remains of every grant is what came in less what went.",
+        "credit_grant_postings",
+        "credit_grants",
+        "postings_equal_grants",
+    ),
+    Statement(
+        "applied = grants in money",
+        "What is gone of every grant in money was applied to invoices, and not restored.",
+        "credit_applications",
+        "credits",
+        "applications_equal_money_grants",
+    ),
+    Statement(
         "invoices = lines",
         "Every issued invoice is the sum of its lines and of its items.",
         "invoices",
@@ -180,9 +215,16 @@ STATEMENTS: Final = (
     ),
     Statement(
         "numbers are gapless",
-        "Every invoice number that was taken is on an invoice.",
+        "Every number that was taken is on an invoice or a credit note.",
         "numbers taken",
-        "numbers on invoices",
+        "numbers on documents",
         "numbers_are_gapless",
+    ),
+    Statement(
+        "credit notes = lines",
+        "Every credit note is the sum of its lines and credited on its invoice, and no line gives back more than was invoiced.",
+        "credit notes and what invoices say was credited",
+        "their lines, and the notes of the invoices",
+        "notes_equal_lines",
     ),
 )

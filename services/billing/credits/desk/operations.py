@@ -17,7 +17,7 @@ from shared.errors import TallystickError
 from shared.postgres import Connection
 from shared.sql import Queries
 
-SQL = Queries.load("services.billing.credits", "desk.sql")
+SQL = Queries.load("services.billing.credits.desk")
 GIVEN = ("bonus", "promotional", "refund", "allowance", "adjustment")
 """Kinds of prepaid credits that an operator gives; purchases come of payments."""
 

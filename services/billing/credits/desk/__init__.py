@@ -1,0 +1,41 @@
+"""What operators do to credits, with the rights of an operator's login: look, give, take back, set. Workers do not import it."""
+
+from services.billing.credits.desk.operations import (
+    CreditsRefused,
+    Posted,
+    User,
+    account,
+    adjust,
+    change_tier,
+    find_user,
+    grant,
+    grants,
+    history,
+    note_money_grant,
+    rates,
+    set_alert,
+    set_rate,
+    set_tier,
+    set_topup,
+    tiers,
+)
+
+__all__ = [
+    "CreditsRefused",
+    "Posted",
+    "User",
+    "account",
+    "adjust",
+    "change_tier",
+    "find_user",
+    "grant",
+    "grants",
+    "history",
+    "note_money_grant",
+    "rates",
+    "set_alert",
+    "set_rate",
+    "set_tier",
+    "set_topup",
+    "tiers",
+]
