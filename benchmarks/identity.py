@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -112,8 +113,8 @@ async def prepare(connection: asyncpg.Connection, number: int, candidate: Candid
         for part in range(parts):
             await connection.execute(f"CREATE TABLE {table}_{part} PARTITION OF {table} FOR VALUES IN ({part})")
     await connection.execute(candidate.fill.format(table=table, size=size))
-    for part in [f"{table}_{n}" for n in range(parts)] or [table]:
-        await connection.execute(candidate.index.format(table=table, part=part))
+    for leaf in [f"{table}_{n}" for n in range(parts)] or [table]:
+        await connection.execute(candidate.index.format(table=table, part=leaf))
     await connection.execute(f"VACUUM ANALYZE {table}")
 
 
@@ -123,11 +124,14 @@ async def store(connection: asyncpg.Connection, number: int, candidate: Candidat
     async with connection.transaction():
         if candidate.table:
             newest = MONTHS - 1 if "month" in candidate.name else GENERATIONS
-            made = {
-                ("id", "created_at"): [(row.id, row.created_at) for row in rows],
-                ("hash", "created_at"): [(int.from_bytes(row.id.bytes[:8], "big", signed=True), row.created_at) for row in rows],
-                ("id", "created_at", "generation"): [(row.id, row.created_at, newest) for row in rows],
-            }[candidate.columns]  # fmt: skip
+            made: list[tuple[Any, ...]]
+            match candidate.columns:
+                case ("hash", _):
+                    made = [(int.from_bytes(row.id.bytes[:8], "big", signed=True), row.created_at) for row in rows]
+                case (_, _):
+                    made = [(row.id, row.created_at) for row in rows]
+                case _:
+                    made = [(row.id, row.created_at, newest) for row in rows]
             if candidate.probe:
                 found = await connection.fetch(candidate.probe.format(table=table), sorted(row.id for row in rows))
                 assert not found

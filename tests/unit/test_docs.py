@@ -16,6 +16,7 @@ from docs import generate
 from services.cli.main import app
 from services.ingest.acceptance import Limits, Reason, accept
 from shared import contracts
+from shared.corrections import AmendEvent, VoidEvent
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
@@ -160,11 +161,16 @@ def _within(example: Any, message: Any) -> bool:
     return bool(example == message)
 
 
-def test_the_example_of_an_event_is_accepted() -> None:
-    (example,) = code_blocks(text_of(DOCS / "reference" / "contracts.md"), "json usage.events")
-    now = msgspec.json.decode(example, type=contracts.UsageEvent).time
+@pytest.mark.parametrize(
+    ("name", "kind"), [("usage.events", contracts.UsageEvent), ("usage.void", VoidEvent), ("usage.amend", AmendEvent)]
+)
+def test_the_example_of_an_event_is_accepted(
+    name: str, kind: type[contracts.UsageEvent | VoidEvent | AmendEvent]
+) -> None:
+    (example,) = code_blocks(text_of(DOCS / "reference" / "contracts.md"), f"json {name}")
+    now = msgspec.json.decode(example, type=kind).time
     limits = Limits()
-    assert isinstance(accept(example.encode(), (), limits, *limits.window(now)), contracts.UsageEvent)
+    assert isinstance(accept(example.encode(), (), limits, *limits.window(now)), kind)
 
 
 def test_every_topic_and_every_reason_is_explained() -> None:

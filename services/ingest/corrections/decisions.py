@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from services.ingest.acceptance import Reason, Rejected
-from services.ingest.attribution import Owner
 from services.ingest.rows import COLUMNS, UsageRow, differing_columns, usage_row
 from shared.corrections import AmendEvent, VoidEvent
 from shared.ids import event_key, reversal_key, uuid_of_bytes
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
+
+    from services.ingest.attribution import Owner
 
 Stored: TypeAlias = Mapping[UUID, Mapping[str, Any]]
 """Rows of `stored_versions` by the id that was asked for."""
