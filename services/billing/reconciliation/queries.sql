@@ -202,6 +202,32 @@ SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
 FROM sides GROUP BY measure, position ORDER BY position;
 
+-- name: log_equals_key_days
+-- What a key's limit by day is judged by is what was used with it on that day. Of the days that are kept, without archived months and
+-- without batches that the aggregator has not applied yet.
+WITH log AS (
+    SELECT subscription_id, api_key_id, (created_at AT TIME ZONE 'UTC')::date AS day, sum(quantity) AS requests, sum(total_tokens) AS tokens
+    FROM usage_logs
+    WHERE api_key_id IS NOT NULL AND created_at >= (SELECT since::timestamp AT TIME ZONE 'UTC' FROM api_key_days_kept)
+      AND batch_id NOT IN (
+        SELECT batch_id FROM usage_batches WHERE recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark)
+        EXCEPT SELECT batch_id FROM aggregator_inbox)
+    GROUP BY 1, 2, 3
+), days AS (
+    SELECT subscription_id, api_key_id, day, requests, tokens FROM api_key_days
+    WHERE day >= (SELECT since FROM api_key_days_kept)
+      AND date_trunc('month', day::timestamp) AT TIME ZONE 'UTC' NOT IN (SELECT month FROM archived_months)
+), sides AS (
+    SELECT format('subscription %s, key %s, %s', subscription_id, api_key_id, day) AS key, v.*
+    FROM log l FULL JOIN days d USING (subscription_id, api_key_id, day)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'requests', coalesce(l.requests, 0), coalesce(d.requests, 0)),
+        (2, 'tokens', coalesce(l.tokens, 0), coalesce(d.tokens, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
 -- name: batches_equal_aggregator_inbox
 -- Every usage.recorded message of every batch was applied by the aggregator, once. Of batches before the watermark, up to which the
 -- inbox is pruned, that was seen when they were.

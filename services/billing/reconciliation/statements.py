@@ -121,6 +121,13 @@ STATEMENTS: Final = (
         "hours_equal_counters",
     ),
     Statement(
+        "log = key days",
+        "What each API key's limit by day is judged by is what was used with it on that day.",
+        "usage_logs with a key",
+        "days of keys",
+        "log_equals_key_days",
+    ),
+    Statement(
         "batches = aggregator inbox",
         "The aggregator applied every message of every batch, once.",
         "announced by ingest",
