@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,13 +67,14 @@ def set_(
         "cached_input_per_1k": cached_input, "per_request": per_request, "unit": unit, "per_unit": per_unit,
         "cost_input_per_1k": cost_input, "cost_output_per_1k": cost_output, "cost_cached_input_per_1k": cost_cached_input,
         "cost_per_request": cost_per_request, "cost_per_unit": cost_per_unit, "bills_errors": bill_errors or None,
-        "valid_to": end, "note": note,
+        "valid_to": end,
     }  # fmt: skip
     if file is not None and any(value is not None for value in given.values()):
         raise PriceRefused(
-            "--file and options of one price exclude each other: --from, --replace and --by go with both"
+            "--file and options of one price exclude each other: --from, --replace, --note and --by go with both"
         )
-    wanted: Sequence[NewPrice] = [new_price(given)] if file is None else read_price_file(file)
+    read: Sequence[NewPrice] = [new_price(given)] if file is None else read_price_file(file)
+    wanted = [dataclasses.replace(one, note=one.note or note) for one in read]
     begins = None if start is None else parse_hour("--from", start)
     who = operator.actor(by)
 

@@ -101,10 +101,10 @@ def show(
     for one in planned:
         to = f" to {one['to_plan_id']}" if one["to_plan_id"] else ""
         typer.echo(
-            f"planned             {one['kind']}{to} at {one['effective_at']:%Y-%m-%d %H:%M:%S} UTC, asked for by {one['requested_by']}"
+            f"planned              {one['kind']}{to} at {one['effective_at']:%Y-%m-%d %H:%M:%S} UTC, asked for by {one['requested_by']}"
         )
     for one in coupons:
-        typer.echo(f"coupon              {one['code']}, redeemed {one['redeemed_at']:%Y-%m-%d %H:%M} UTC")
+        typer.echo(f"coupon               {one['code']}, redeemed {one['redeemed_at']:%Y-%m-%d %H:%M} UTC")
     for one in done:
         why = json.loads(one["details"] or "{}").get("why", "")
         typer.echo(
@@ -271,4 +271,4 @@ def _print(subscription: Subscription, *, as_json: bool) -> None:
     for name, value in found.items():
         if value is not False and name not in ("anchor", "billing_anchor"):
             shown = ", ".join(value) if isinstance(value, tuple) else value
-            typer.echo(f"{name.replace('_', ' '):19} {operator.harmless(str(shown))}")
+            typer.echo(f"{name.replace('_', ' '):20} {operator.harmless(str(shown))}")

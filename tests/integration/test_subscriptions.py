@@ -186,6 +186,14 @@ async def test_a_cancellation_at_the_end_of_the_period_can_be_taken_back(pool: P
     )
 
 
+async def test_who_cancels_in_the_trial_never_pays(pool: Pool) -> None:
+    begun = await begin(pool, plan_id="team")
+    await change(pool, begun, "cancel", "period_end")
+    done = await make_due(with_role(pool, BILLING), NOW + 40 * DAY)
+    assert done.made == {"cancel": 1}
+    assert await due(pool, Period(NOW, NOW + 90 * DAY)) == []
+
+
 async def test_pauses_and_resumptions_are_made_when_they_are_due_however_late_the_job_runs(pool: Pool) -> None:
     begun = await begin(pool)
     await change(pool, begun, "pause", NOW + 5 * DAY)
@@ -327,7 +335,7 @@ async def test_commands_begin_and_change_a_subscription(
     code, text = await command("change-plan", begun["id"], "big", "--at-period-end", "--by", "ada", "--why", "grows")
     assert (code, "noted: " in text) == (0, True)
     code, text = await command("show", begun["id"])
-    assert (code, "planned             plan to big" in text) == (0, True)
+    assert (code, "planned              plan to big" in text) == (0, True)
     code, text = await command("resume", begun["id"])
     assert (code, "only a paused one is resumed" in text) == (2, True)
     assert (await command("withdraw", begun["id"]))[1] == "1 planned change taken back\n"

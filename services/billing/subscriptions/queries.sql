@@ -78,14 +78,14 @@ SELECT id, kind, effective_at, to_plan_id, requested_by, why FROM subscription_c
 WHERE subscription_id = $1 AND num_nonnulls(applied_at, withdrawn_at, refused_at) = 0 ORDER BY effective_at;
 
 -- name: due
--- What is due by $1, at most $2, the earliest first; of one time a trial ends before a cancellation, and both before the next interval.
+-- What is due by $1, at most $2, the earliest first; of one time a cancellation comes first, so that who cancels in a trial never pays.
 -- Not of subscriptions $3, which failed in this run.
 SELECT subscription_id, kind, due_at, change_id, to_plan_id
 FROM (
-    SELECT id AS subscription_id, 'trial_end' AS kind, 0 AS rank, trial_end AS due_at, NULL::uuid AS change_id, NULL AS to_plan_id
+    SELECT id AS subscription_id, 'trial_end' AS kind, 1 AS rank, trial_end AS due_at, NULL::uuid AS change_id, NULL AS to_plan_id
     FROM subscriptions WHERE trial_end <= $1 AND 'trialing' IN (status, status_before_suspension)
     UNION ALL
-    SELECT id, 'cancel', 1, current_period_end, NULL, NULL
+    SELECT id, 'cancel', 0, current_period_end, NULL, NULL
     FROM subscriptions WHERE current_period_end <= $1 AND cancel_at_period_end AND status NOT IN ('cancelled', 'expired')
     UNION ALL
     SELECT id, 'expire', 2, expires_at, NULL, NULL
