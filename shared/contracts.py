@@ -6,7 +6,7 @@ Messages are decoded with msgspec, whose errors name the field and what was expe
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from inspect import cleandoc
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -219,8 +219,18 @@ class Remaining(Struct, frozen=True):
     credits: str | None = None
 
 
+class ExhaustedKey(Struct, frozen=True):
+    """An API key that has used up its requests of one UTC day. On any other day it may be used."""
+
+    api_key_id: UUID
+    day: date
+
+
 class SubscriptionStatus(Struct, frozen=True):
-    """The state of one subscription as of `as_of`. A reader ignores a message whose `version` is below one it has seen."""
+    """The state of one subscription as of `as_of`. A reader ignores a message whose `version` is below one it has seen.
+
+    `exhausted_keys` are those of the present UTC day, and of the next one where gateways' clocks were ahead.
+    """
 
     subscription: UUID
     status: str
@@ -229,6 +239,7 @@ class SubscriptionStatus(Struct, frozen=True):
     reset_at: datetime | None
     as_of: datetime
     version: int
+    exhausted_keys: list[ExhaustedKey] = []
 
 
 # --- billing.events (billing → anyone; the bodies of webhooks) and reference.changed ---------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from operator import add
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
@@ -93,6 +93,16 @@ class SummaryRow(NamedTuple):
     sums: UsageSums
 
 
+class KeyDay(NamedTuple):
+    """What to add to one UTC day of an API key."""
+
+    subscription_id: UUID
+    api_key_id: UUID
+    day: date
+    requests: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Folded:
     """What a number of messages add. Everything is sorted by its key, so that two workers lock rows in one order."""
@@ -100,6 +110,7 @@ class Folded:
     summaries: Sequence[SummaryRow]
     usage: Mapping[UUID, UsageByHour]
     keys_used: Mapping[UUID, datetime]
+    key_days: Sequence[KeyDay]
     providers: Sequence[ProviderDelta]
     rows_by_period: Mapping[PeriodType, int]
     deltas: int
@@ -138,6 +149,7 @@ def fold(messages: Sequence[UsageRecorded]) -> Folded:
         summaries=summaries,
         usage=usage,
         keys_used=last_use_of_keys(delta for message in messages for delta in message.deltas),
+        key_days=days_of_keys(delta for message in messages for delta in message.deltas),
         providers=fold_providers(seen for message in messages for seen in message.providers),
         rows_by_period=Counter(row.period_type for row in summaries),
         deltas=sum(len(message.deltas) for message in messages),
@@ -203,6 +215,21 @@ def last_use_of_keys(deltas: Iterable[UsageDelta]) -> dict[UUID, datetime]:
         if before is None or before.last_event_at < delta.last_event_at:  # type: ignore[operator]  # kept with a time
             used[delta.api_key_id.int] = delta
     return {used[key].api_key_id: used[key].last_event_at for key in sorted(used)}  # type: ignore[misc]
+
+
+def days_of_keys(deltas: Iterable[UsageDelta]) -> list[KeyDay]:
+    """Return what each API key used by UTC day, in the order in which all lock the rows."""
+    used: dict[tuple[int, int, date], list[int]] = {}
+    for delta in deltas:
+        if delta.api_key_id is None:
+            continue
+        sums = used.setdefault((delta.subscription_id.int, delta.api_key_id.int, delta.hour.date()), [0, 0])
+        sums[0] += delta.requests
+        sums[1] += delta.request_tokens + delta.response_tokens
+    return [
+        KeyDay(UUID(int=subscription), UUID(int=key), day, *used[subscription, key, day])
+        for subscription, key, day in sorted(used)
+    ]
 
 
 def fold_providers(seen: Iterable[ProviderDelta]) -> list[ProviderDelta]:

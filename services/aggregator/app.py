@@ -6,7 +6,14 @@ from datetime import timedelta
 
 from services.aggregator.counters import Counters
 from services.aggregator.handlers import ApplyRecorded
-from services.aggregator.jobs import AlertPublication, InboxPruning, ProviderVerdicts, QuotaResets, UsageSummaryRefresh
+from services.aggregator.jobs import (
+    AlertPublication,
+    InboxPruning,
+    KeyDaysForgetting,
+    ProviderVerdicts,
+    QuotaResets,
+    UsageSummaryRefresh,
+)
 from services.aggregator.settings import Settings
 from services.aggregator.status import StatusPublisher
 from shared.clock import SystemClock
@@ -29,7 +36,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
     clock, produce = SystemClock(), OutboxProducer(broker)
     outbox = Outbox("aggregator_outbox")
     counters = Counters(settings.quota_policy(), outbox)
-    statuses = StatusPublisher(pool, produce, seconds=settings.aggregator_status_seconds)
+    statuses = StatusPublisher(pool, produce, clock, seconds=settings.aggregator_status_seconds)
     consumer = ExactlyOnceConsumer(
         pool=pool,
         positions=Positions("aggregator_positions", cluster=settings.kafka_cluster),
@@ -59,6 +66,11 @@ def build(settings: Settings, pool: Pool) -> Worker:
             Periodic("alert publication", settings.aggregator_outbox_seconds, AlertPublication(pool, outbox, produce)),
             Periodic("provider health", settings.aggregator_provider_health_seconds, providers),
             Periodic("provider observations", FORGET_SECONDS, providers.forget),
+            Periodic(
+                "days of keys",
+                FORGET_SECONDS,
+                KeyDaysForgetting(pool, clock, timedelta(days=settings.aggregator_key_keep_days)),
+            ),
             Periodic(
                 "inbox pruning",
                 FORGET_SECONDS,

@@ -46,6 +46,7 @@ class ApplyRecorded:
         await store.add_summaries(connection, folded.summaries)
         settled = await self.counters.settle(connection, locked, folded.usage, now)
         await store.add_observations(connection, batch.position.partition, folded.providers)
+        keys_changed = await store.count_key_days(connection, folded.key_days, now)
         await store.touch_api_keys(connection, folded.keys_used)
         duplicates, orphaned = len(stored) - len(new), len(messages) - len(stored)
         await RECORDED.advance(
@@ -57,14 +58,14 @@ class ApplyRecorded:
         async def committed() -> None:
             report_orphans(batch, messages, stored)
             metrics.count_outcomes(applied=len(new), duplicates=duplicates, orphaned=orphaned)
+            if settled.status_changed or keys_changed:
+                self.wake_publisher()
             self.committed(new, folded, settled, len(locked))
 
         return committed
 
     def committed(self, new: Sequence[UsageRecorded], folded: Folded, settled: Settled, known: int) -> None:
-        """After COMMIT: let changed statuses be published, count the rest."""
-        if settled.status_changed:
-            self.wake_publisher()
+        """After COMMIT: count what it came to."""
         metrics.count_slice(new, folded, self.clock.now())
         metrics.UNKNOWN_SUBSCRIPTIONS.inc(len(folded.usage) - known)
         settled.count()

@@ -13,6 +13,7 @@ from services.aggregator.health import judge_providers
 from shared.clock import Clock
 from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
 from shared.outbox import Outbox, Producer
+from shared.period import utc
 from shared.postgres import Pool, transaction
 
 ROLL_SUBSCRIPTIONS = 500
@@ -117,6 +118,19 @@ class InboxPruning:
             forgotten += count
         metrics.INBOX_PRUNED.inc(forgotten)
         return forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDaysForgetting:
+    """Forgets what API keys used on days longer than `keep` ago: no limit is judged by them."""
+
+    pool: Pool
+    clock: Clock
+    keep: timedelta
+
+    async def __call__(self) -> None:
+        async with transaction(self.pool) as connection:
+            await store.forget_key_days(connection, utc(self.clock.now() - self.keep).date())
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,26 @@ ON CONFLICT (provider, minute, partition) DO UPDATE SET
     trailing_failures = excluded.trailing_failures
         + CASE WHEN excluded.last_success_at IS NULL THEN p.trailing_failures ELSE 0 END;
 
+-- name: count_key_days
+-- Adds what API keys used by UTC day. Returns the subscriptions, which are locked, of keys that reached their limit of a day that is not
+-- over at $6, or came back below it: gateways have to hear of it.
+WITH used AS (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::date[], $4::bigint[], $5::bigint[]) AS u (subscription_id, api_key_id, day, requests, tokens)
+), added AS (
+    INSERT INTO api_key_days AS d (subscription_id, api_key_id, day, requests, tokens)
+    SELECT subscription_id, api_key_id, day, requests, tokens FROM used ORDER BY subscription_id, api_key_id, day
+    ON CONFLICT (subscription_id, api_key_id, day)
+    DO UPDATE SET requests = d.requests + excluded.requests, tokens = d.tokens + excluded.tokens
+    RETURNING d.subscription_id, d.api_key_id, d.day, d.requests
+), crossed AS (
+    SELECT DISTINCT a.subscription_id
+    FROM added a JOIN used u USING (subscription_id, api_key_id, day) JOIN api_keys k ON k.id = a.api_key_id
+    WHERE a.day >= ($6::timestamptz AT TIME ZONE 'UTC')::date
+      AND (a.requests >= k.quota_requests_per_day) <> (a.requests - u.requests >= k.quota_requests_per_day)
+)
+UPDATE subscriptions s SET status_version = s.status_version + 1 FROM crossed c WHERE s.id = c.subscription_id
+RETURNING s.id;
+
 -- name: touch_api_keys
 -- Says when keys were last used, to the minute: an exact time would rewrite every busy key with every slice. SKIP LOCKED:
 -- whoever holds a key's row is changing it, and the next slice says it again.
@@ -146,7 +166,13 @@ SELECT EXISTS (SELECT FROM subscriptions WHERE status_version > status_published
 -- and comes next time.
 SELECT s.id, s.status::text, s.suspended_reasons, s.quota_requests, s.quota_tokens, s.used_requests, s.used_tokens,
        CASE WHEN s.billing_mode = 'prepaid' THEN coalesce(c.balance, 0) END AS credits,
-       s.reset_at, s.status_version, statement_timestamp() AS as_of
+       s.reset_at, s.status_version, statement_timestamp() AS as_of,
+       ARRAY(SELECT k.id FROM api_keys k JOIN api_key_days d ON (d.subscription_id, d.api_key_id) = (k.subscription_id, k.id)
+             WHERE k.subscription_id = s.id AND k.is_active AND d.day >= $2 AND d.requests >= k.quota_requests_per_day
+             ORDER BY d.day, k.id) AS exhausted_keys,
+       ARRAY(SELECT d.day FROM api_keys k JOIN api_key_days d ON (d.subscription_id, d.api_key_id) = (k.subscription_id, k.id)
+             WHERE k.subscription_id = s.id AND k.is_active AND d.day >= $2 AND d.requests >= k.quota_requests_per_day
+             ORDER BY d.day, k.id) AS exhausted_days
 FROM subscriptions s
 LEFT JOIN user_credits c ON c.user_id = s.user_id
 WHERE s.status_version > s.status_published_version
@@ -247,6 +273,14 @@ WHERE b.batch_id = i.batch_id AND b.recorded_at < $1
 -- name: raise_watermark
 -- From now on the messages of batches before $1 are duplicates.
 UPDATE aggregator_inbox_watermark SET pruned_before = $1 WHERE pruned_before < $1;
+
+-- name: forget_key_days
+-- Deletes the days of API keys before $1.
+DELETE FROM api_key_days WHERE day < $1;
+
+-- name: keep_key_days
+-- From now on the days of API keys are complete from $1 on.
+UPDATE api_key_days_kept SET since = $1 WHERE since < $1;
 
 -- name: refresh_usage_summary
 -- Brings the materialized view llm_usage_summary up to date.

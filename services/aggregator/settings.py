@@ -39,6 +39,9 @@ class Settings(PipelineSettings):
         5, ge=1, le=1440, description="Minutes of a provider's traffic, up to its last, that it is judged by."
     )
     aggregator_provider_keep_days: int = Field(7, ge=1, description="Days that provider observations are kept.")
+    aggregator_key_keep_days: int = Field(
+        90, ge=2, description="Days that the usage of API keys by day is kept: longer than late events are accepted."
+    )
     aggregator_inbox_keep_days: int = Field(
         14,
         ge=1,

@@ -20,8 +20,10 @@ import structlog
 
 from services.aggregator import metrics, store
 from services.aggregator.quota import remaining
-from shared.contracts import SUBSCRIPTION_STATUS, Remaining, SubscriptionStatus, encode
+from shared.clock import Clock
+from shared.contracts import SUBSCRIPTION_STATUS, ExhaustedKey, Remaining, SubscriptionStatus, encode
 from shared.outbox import Message, Producer
+from shared.period import utc
 from shared.postgres import Pool, transaction
 
 log = structlog.get_logger("aggregator.status")
@@ -34,8 +36,9 @@ BACKOFF_MOST_SECONDS = 5.0
 class StatusPublisher:
     """Publishes changed statuses: at once when woken, otherwise every `seconds`."""
 
-    def __init__(self, pool: Pool, produce: Producer, *, seconds: float) -> None:
+    def __init__(self, pool: Pool, produce: Producer, clock: Clock, *, seconds: float) -> None:
         self._pool = pool
+        self._clock = clock
         self._produce = produce
         self._seconds = seconds
         self._woken = asyncio.Event()
@@ -78,7 +81,7 @@ class StatusPublisher:
             if not await store.become_only_one(connection, "status_publisher"):
                 return None
             await self._settle_doubts()
-            rows = await store.unpublished_statuses(connection, ROUND_STATUSES)
+            rows = await store.unpublished_statuses(connection, ROUND_STATUSES, utc(self._clock.now()).date())
             versions = {row["id"]: row["status_version"] for row in rows}
             # If this session is lost from here on, another worker may publish a newer state before our messages arrive,
             # and a compacted topic would keep ours. So what we cannot mark we publish once more, as it is then.
@@ -111,5 +114,8 @@ def status_message(row: Mapping[str, Any]) -> Message:
         reset_at=row["reset_at"],
         as_of=row["as_of"],
         version=row["status_version"],
+        exhausted_keys=[
+            ExhaustedKey(key, day) for key, day in zip(row["exhausted_keys"], row["exhausted_days"], strict=True)
+        ],
     )
     return Message(topic=SUBSCRIPTION_STATUS, value=encode(status), key=str(row["id"]).encode())

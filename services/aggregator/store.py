@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from services.aggregator.aggregation import SummaryRow, full
+from services.aggregator.aggregation import KeyDay, SummaryRow, full
 from services.aggregator.health import Observation, ProviderHealth
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
 from shared.contracts import ProviderDelta, UsageRecorded
@@ -101,6 +101,13 @@ async def add_observations(connection: Connection, partition: int, seen: Sequenc
     )  # fmt: skip
 
 
+async def count_key_days(connection: Connection, used: Sequence[KeyDay], now: datetime) -> int:
+    """Add to the days of API keys, whose subscriptions are locked. Return how many subscriptions gateways must hear of."""
+    if not used:
+        return 0
+    return len(await connection.fetch(_SQL["count_key_days"], *zip(*used, strict=True), now))
+
+
 async def touch_api_keys(connection: Connection, used_at: Mapping[UUID, datetime]) -> None:
     """Say when API keys were last used, to the minute."""
     if used_at:
@@ -120,9 +127,9 @@ async def anything_unpublished(connection: Connection) -> bool:
     return bool(await connection.fetchval(_SQL["anything_unpublished"]))
 
 
-async def unpublished_statuses(connection: Connection, limit: int) -> list[Mapping[str, Any]]:
-    """Return the state of subscriptions that gateways have not heard of."""
-    return await connection.fetch(_SQL["unpublished_statuses"], limit)  # type: ignore[no-any-return]
+async def unpublished_statuses(connection: Connection, limit: int, today: date) -> list[Mapping[str, Any]]:
+    """Return the state of subscriptions that gateways have not heard of, with the keys that are used up from `today` (UTC) on."""
+    return await connection.fetch(_SQL["unpublished_statuses"], limit, today)  # type: ignore[no-any-return]
 
 
 async def mark_published(connection: Connection, versions: Mapping[UUID, int]) -> None:
@@ -157,6 +164,12 @@ async def store_provider_health(connection: Connection, verdicts: Sequence[Provi
 async def forget_observations(connection: Connection, before: datetime) -> None:
     """Delete observations of earlier minutes."""
     await connection.execute(_SQL["forget_observations"], before)
+
+
+async def forget_key_days(connection: Connection, before: date) -> None:
+    """Forget the days of API keys before a day."""
+    await connection.execute(_SQL["keep_key_days"], before)
+    await connection.execute(_SQL["forget_key_days"], before)
 
 
 async def prune_inbox(connection: Connection, before: datetime, batches: int) -> tuple[int, bool]:

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from services.aggregator.status import StatusPublisher
+from shared.clock import FixedClock
 from shared.contracts import SUBSCRIPTION_STATUS, Remaining, SubscriptionStatus
 from shared.outbox import Message, Producer
 from shared.postgres import Pool
 from tests.integration.aggregator_facts import DECEMBER, Aggregator, Published, make_subscription, subscription
-from tests.unit.aggregator.facts import delta, recorded
+from tests.unit.aggregator.facts import NOON, delta, recorded
 
 NEVER = 3600.0
 
@@ -24,7 +25,7 @@ def decoded(messages: Sequence[Message]) -> list[SubscriptionStatus]:
 
 
 def publisher(pool: Pool, produce: Producer) -> StatusPublisher:
-    return StatusPublisher(pool, produce, seconds=NEVER)
+    return StatusPublisher(pool, produce, FixedClock(NOON), seconds=NEVER)
 
 
 async def versions(pool: Pool, id_: UUID) -> tuple[int, int]:
@@ -80,7 +81,7 @@ async def test_a_woken_publisher_does_not_wait_for_its_timer(database_pool: Pool
 
 async def test_a_suspension_by_billing_is_found_by_the_timer(database_pool: Pool, published: Published) -> None:
     owner = await make_subscription(database_pool)
-    statuses = StatusPublisher(database_pool, published, seconds=0.01)
+    statuses = StatusPublisher(database_pool, published, FixedClock(NOON), seconds=0.01)
     await statuses.publish()
     await database_pool.execute("SELECT suspend_subscription($1, 'payment_overdue')", owner)
     await asyncio.wait_for(statuses.wait_and_publish(), timeout=10)
@@ -218,7 +219,7 @@ async def test_a_failing_broker_is_tried_again_with_patience(
         if attempts < 3:
             raise ConnectionError("no broker")
 
-    statuses = StatusPublisher(database_pool, fail_twice, seconds=0.001)
+    statuses = StatusPublisher(database_pool, fail_twice, FixedClock(NOON), seconds=0.001)
     for _ in range(3):
         await statuses.wait_and_publish()
     assert attempts == 3

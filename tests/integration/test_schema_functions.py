@@ -49,11 +49,12 @@ ELSEWHERE = {
     "test_schema_tenants.py": "app_current_user_id app_current_user_is_admin",
     "test_billing_reprice.py": "turn_price_book rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",
+    "test_api_key_days.py": "announce_key_limit",
     "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_plans.py": "keep_subscription_terms subscription_phase",
     "test_subscriptions.py": "audit_subscription_change",
     "test_plans_schema.py": "protect_plan_version version_plan protect_coupon",
-    "test_webhooks.py": "queue_webhooks",
+    "test_webhooks.py": "queue_webhooks erase_notices",
     "test_alerts.py": "respect_alert_settings announce_low_balance",
     "test_roles.py": "apply_role_rights create_service_roles secure_functions readable_relations",
 }
