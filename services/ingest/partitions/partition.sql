@@ -59,7 +59,8 @@ INSERT INTO usage_archive_batches SELECT $1::timestamptz, batch_id, count(*) FRO
 SELECT count(*)
 FROM usage_batches b
 WHERE b.batch_id IN (SELECT batch_id FROM {partition})
-  AND least((SELECT count(*) FROM aggregator_inbox i WHERE i.batch_id = b.batch_id),
+  AND least(CASE WHEN b.recorded_at < (SELECT pruned_before FROM aggregator_inbox_watermark) THEN b.message_count
+                 ELSE (SELECT count(*) FROM aggregator_inbox i WHERE i.batch_id = b.batch_id) END,
             (SELECT count(*) FROM billing_inbox i WHERE i.batch_id = b.batch_id)) < b.message_count;
 
 -- name: detach
