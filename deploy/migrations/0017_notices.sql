@@ -123,6 +123,7 @@ CREATE TABLE webhook_messages (
 );
 
 CREATE INDEX idx_webhook_messages_created ON webhook_messages (created_at);
+CREATE INDEX idx_webhook_messages_user ON webhook_messages (user_id);
 
 COMMENT ON TABLE  webhook_messages IS 'Events that at least one endpoint gets: the bytes of billing.events. Written by the trigger queue_webhooks, deleted by billing when they are old.';
 COMMENT ON COLUMN webhook_messages.id IS 'The id of the event: the webhook-id of every delivery.';
@@ -172,18 +173,23 @@ BEGIN
         RETURN NULL;
     END IF;
     WITH events AS MATERIALIZED (
-        SELECT body ->> 'id' AS id, body ->> 'type' AS type, (body ->> 'time')::timestamptz AS occurred_at,
-               coalesce(body -> 'data' ->> 'user_id', body ->> 'subject') AS owner, value
-        FROM (SELECT value, convert_from(value, 'UTF8')::json AS body FROM queued WHERE topic = 'billing.events' AND value IS NOT NULL) q
+        SELECT id, type, occurred_at, value,
+               CASE WHEN owner ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN owner::uuid END AS user_id
+        FROM (SELECT body ->> 'id' AS id, body ->> 'type' AS type, (body ->> 'time')::timestamptz AS occurred_at,
+                     coalesce(body -> 'data' ->> 'user_id', body ->> 'subject') AS owner, value
+              FROM (SELECT value, convert_from(value, 'UTF8')::json AS body FROM queued WHERE topic = 'billing.events' AND value IS NOT NULL) q) b
     ), wanted AS MATERIALIZED (
         SELECT e.*, w.id AS endpoint_id
         FROM events e
-        JOIN webhook_endpoints w ON w.enabled AND (w.user_id IS NULL OR w.user_id::text = lower(e.owner))
+        CROSS JOIN LATERAL (
+            SELECT id, event_types FROM webhook_endpoints WHERE enabled AND user_id = e.user_id
+            UNION ALL
+            SELECT id, event_types FROM webhook_endpoints WHERE enabled AND user_id IS NULL) w
         WHERE w.event_types = '{}'
            OR EXISTS (SELECT FROM unnest(w.event_types) AS p WHERE e.type = p OR (right(p, 1) = '*' AND starts_with(e.type, left(p, -1))))
     ), stored AS (
         INSERT INTO webhook_messages (id, type, user_id, occurred_at, body)
-        SELECT DISTINCT ON (id) id, type, CASE WHEN owner ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN owner::uuid END, occurred_at, value
+        SELECT DISTINCT ON (id) id, type, user_id, occurred_at, value
         FROM wanted
         ON CONFLICT (id) DO NOTHING
     )
@@ -195,6 +201,20 @@ COMMENT ON FUNCTION queue_webhooks IS 'Trigger: queues messages for billing.even
 
 CREATE TRIGGER queue_webhooks AFTER INSERT ON billing_outbox REFERENCING NEW TABLE AS queued FOR EACH STATEMENT EXECUTE FUNCTION queue_webhooks();
 CREATE TRIGGER queue_webhooks AFTER INSERT ON aggregator_outbox REFERENCING NEW TABLE AS queued FOR EACH STATEMENT EXECUTE FUNCTION queue_webhooks();
+
+-- Whoever is erased is written to no more, and where that was is forgotten.
+CREATE FUNCTION erase_notices() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM alert_settings WHERE user_id = NEW.id;
+    DELETE FROM webhook_messages WHERE user_id = NEW.id;
+    DELETE FROM webhook_endpoints WHERE user_id = NEW.id;
+    RETURN NULL;
+END $$;
+
+COMMENT ON FUNCTION erase_notices IS 'Trigger: who is anonymised has no webhook endpoints, deliveries and choices of alerts any more.';
+
+CREATE TRIGGER erase_notices AFTER UPDATE OF anonymised_at ON users
+    FOR EACH ROW WHEN (OLD.anonymised_at IS NULL AND NEW.anonymised_at IS NOT NULL) EXECUTE FUNCTION erase_notices();
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Rights

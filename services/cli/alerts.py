@@ -88,7 +88,7 @@ def choose(
         typer.Argument(metavar="KIND", help="Such as usage_threshold, spend, low_balance or subscription_expiring."),
     ],
     *,
-    on: Annotated[bool, typer.Option("--on/--off", help="Whether the user wants to be told.")] = True,
+    off: Annotated[bool, typer.Option("--off", help="The user does not want to be told; without it: wants to.")] = False,
     at: Annotated[
         str | None,
         typer.Option(
@@ -104,10 +104,10 @@ def choose(
         from services.billing.notices.alerts import choose as keep  # noqa: PLC0415
 
         async with pool.acquire() as connection:
-            await keep(connection, user, kind, enabled=on, thresholds=thresholds)
+            await keep(connection, user, kind, enabled=not off, thresholds=thresholds)
 
     operator.with_billing(work)
-    typer.echo(f"{kind}: {'on' if on else 'off'}" + (f" at {at}" if at else ""))
+    typer.echo(f"{kind}: {'off' if off else 'on'}" + (f" at {at}" if at else ""))
 
 
 def _thresholds(text: str) -> list[Decimal]:

@@ -356,6 +356,22 @@ async def test_an_endpoint_that_says_it_is_gone_is_disabled_at_once(office: Offi
 # The log is not kept for ever
 
 
+async def test_of_a_user_who_is_erased_nothing_is_kept(office: Office) -> None:
+    """By the trigger erase_notices."""
+    ada, alan = await office.make_user(), await office.make_user()
+    everybody, _ = await office.add("https://example.com/all")
+    for user in (ada, alan):
+        await office.add("https://example.com/hook", user=user)
+        await office.announce(user=user)
+        await office.pool.execute("INSERT INTO alert_settings (user_id, kind) VALUES ($1, 'spend')", user)
+    await office.pool.execute("SELECT anonymise_user($1)", ada)
+    kept = {"webhook_endpoints": [alan, None], "webhook_messages": [alan], "alert_settings": [alan]}
+    for table, users in kept.items():
+        rows = await office.pool.fetch(f"SELECT user_id FROM {table} ORDER BY user_id")  # noqa: S608
+        assert [row["user_id"] for row in rows] == users
+    assert len(await office.log(endpoint_id=everybody)) == 1
+
+
 async def test_what_is_old_is_forgotten_unless_it_waits_to_be_delivered(office: Office) -> None:
     async with receiving(200, 500) as receiver:
         await office.add(receiver.url)

@@ -28,6 +28,9 @@ from tests.webhook_receiver import Received
 
 TIMEOUT = timedelta(seconds=5)
 DICE = 0.5
+NOTICES = """webhook_endpoints, webhook_messages, webhook_deliveries, webhook_attempts, billing_alerts, alert_settings, job_runs,
+    billing_outbox, aggregator_outbox"""
+"""The tables that notices, and jobs, write."""
 STRANGER = UUID(int=7)
 """A user id that no account has: events may be about anybody."""
 
@@ -105,10 +108,7 @@ class Office:
 async def an_office(database: str) -> AsyncIterator[Office]:
     """Empty what notices write, and open an office there: cheaper than a database for each test."""
     pool = await create_pool(database, application_name="tests")
-    await pool.execute(
-        "TRUNCATE webhook_endpoints, webhook_messages, webhook_deliveries, webhook_attempts, billing_alerts, alert_settings, job_runs, "
-        "billing_outbox, aggregator_outbox"
-    )
+    await pool.execute(f"TRUNCATE {NOTICES}")
     yield Office(pool)
     await pool.close()
 
