@@ -235,6 +235,7 @@ UPDATE invoice_lines
 SET charge_key = format('fee:%s:%s', subscription_id, to_char(period_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
 WHERE kind = 'fee' AND subscription_id IS NOT NULL AND period_start IS NOT NULL;
 ALTER TABLE invoice_lines ENABLE TRIGGER protect_invoice_lines;
+DROP INDEX idx_invoice_lines_price;  -- no query asks: what a price change concerns is asked of rated_usage
 CREATE UNIQUE INDEX one_line_per_charge ON invoice_lines (charge_key) WHERE charge_key IS NOT NULL;
 CREATE INDEX idx_invoice_lines_carried ON invoice_lines (invoice_id) WHERE kind = 'carried' AND exact_amount > 0;
 

@@ -14,8 +14,10 @@ from services.billing.credits.grants import give
 from services.billing.invoices import corrections
 from services.billing.invoices.closing import draft_period
 from services.billing.invoices.document import InvoiceDocument
+from services.billing.invoices.jobs import drafting_job
 from services.billing.invoices.preview import Preview, preview
 from services.billing.invoices.reading import read_invoice
+from services.billing.invoices.terms import Terms
 from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Pool, transaction
@@ -100,6 +102,18 @@ async def test_late_events_go_into_the_draft_until_it_is_issued(desk: Desk) -> N
         nothing.user_id, OCTOBER.start, OCTOBER.end,
     )  # fmt: skip
     assert (await desk.close()).invoices == []
+
+
+async def test_the_job_drafts_the_month_that_ended_and_leaves_one_whose_grace_is_over_to_the_closing(
+    desk: Desk,
+) -> None:
+    customer = await make_customer(desk.pool)
+    await desk.use(usage(customer.subscription_id, request_tokens=100_000))
+    job = drafting_job(desk.billing, desk.clock, grace=timedelta(days=1), terms=Terms())
+    assert await job.effect(OCTOBER.end) == {"period": "2026-10", "drafts": 0}
+    desk.clock.at = OCTOBER.end + timedelta(hours=1)
+    assert await job.effect(OCTOBER.end) == {"period": "2026-10", "drafts": 1}
+    assert await desk.value("SELECT status FROM invoices") == "draft"
 
 
 @pytest.mark.parametrize("policy", ["adjustment", "credit_note"])

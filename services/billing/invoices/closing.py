@@ -34,8 +34,9 @@ log = structlog.get_logger("billing.closing")
 
 CUSTOMERS_AT_ONCE = 50
 """Customers whose invoices are issued in one transaction."""
-LANES = 2
-"""Transactions that issue invoices beside each other. They meet at the row of the number only, which each takes last."""
+LANES = 3
+"""Transactions that issue invoices beside each other: one is computed here while the others are stored. They meet at the row of the
+number only, which each takes last."""
 
 
 class PeriodStillOpen(TallystickError):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from services.billing.credits.jobs import credit_jobs
-from services.billing.invoices.jobs import closing_job
+from services.billing.invoices.jobs import closing_job, drafting_job
 from services.billing.invoices.terms import Terms
 from services.billing.notices.jobs import forget_deliveries_job, watch_job
 from services.billing.payments.jobs import payment_jobs
@@ -41,7 +41,8 @@ def _closing(settings: Settings, pool: Pool, clock: Clock) -> Sequence[Job]:
     if not settings.billing_close_periods:
         return ()
     terms = Terms(settings.billing_entity, timedelta(days=settings.billing_payment_days))
-    return (closing_job(pool, clock, grace=timedelta(hours=settings.billing_grace_hours), terms=terms),)
+    grace = timedelta(hours=settings.billing_grace_hours)
+    return drafting_job(pool, clock, grace=grace, terms=terms), closing_job(pool, clock, grace=grace, terms=terms)
 
 
 def _reconciliation(settings: Settings, pool: Pool) -> Sequence[Job]:
