@@ -197,11 +197,11 @@ def conflict_of(row: UsageRow, earlier: dict[str, object]) -> Rejected | None:
     if earlier["id"] is None:
         differing, earlier = ["created_at"], {"created_at": earlier["guarded_at"]}
     else:
-        differing = differing_columns(row, earlier)
+        differing = differing_columns(row, earlier) or ["corrects"] * (earlier.get("corrects") is not None)
     if not differing:
         return None
     what = "; ".join(
-        f"{name}: {_show(earlier[name])} was stored, {_show(getattr(row, name))} came" for name in differing[:5]
+        f"{name}: {_show(earlier[name])} was stored, {_show(getattr(row, name, None))} came" for name in differing[:5]
     )
     return Rejected(
         Reason.CONFLICT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.ingest.acceptance import Limits, Reason
+from services.ingest.quarantine import Choice, Replay
 from shared.contracts import UsageRecorded
 from shared.ids import event_id, uuid7
 from shared.postgres import Pool
@@ -243,6 +245,47 @@ async def test_an_amendment_waits_for_its_subscription_and_its_original(ingest: 
     assert {(row["subscription_id"], row["quantity"]) for row in await ingest.stored()} == {
         (UUID(subscription), 1), (UUID(subscription), -1), (later, 1),
     }  # fmt: skip
+
+
+async def test_a_void_of_an_event_that_is_held_itself_follows_it_into_the_log(ingest: Ingest) -> None:
+    later = uuid7()
+    await ingest.apply_values(structured(id="a", subject=str(later)), void("a"))
+    assert await ingest.counts() == {"held": 2}
+    await make_subscription(ingest.pool, id=later)
+
+    await ingest.attribute()
+    await ingest.attribute()
+
+    assert [row["quantity"] for row in await ingest.stored()] == [1, -1]
+    assert await sums(ingest) == {}
+    assert await ingest.adds_up()
+
+
+async def test_a_refused_original_is_taken_back_when_it_is_replayed(ingest: Ingest, subscription: str) -> None:
+    """As is a correction that was refused itself: both go through the same path."""
+    other = uuid7()
+    await ingest.apply_values(structured(id="a", subject=subscription), void("a", subject=str(other)))
+    await ingest.apply_values(structured(id="b", subject=subscription, data={"cached_tokens": 11}), void("b", id="void-2"))
+    await ingest.pool.execute(
+        "UPDATE quarantined_events SET record_value = convert_to(replace(replace(convert_from(record_value, 'UTF8'), $1, $2), '11}', '9}'), 'UTF8')",
+        str(other),
+        subscription,
+    )  # as if ingest had been mended
+
+    replayed, _ = await Replay(ingest.pool, ingest.batch, actor="tests", why="mended").run(Choice())
+    await ingest.attribute()
+
+    assert (replayed.inserted, replayed.refused_again) == (2, Counter())
+    assert await sums(ingest) == {}
+
+
+async def test_usage_with_the_identity_of_an_amendment_is_a_conflict_though_it_says_the_same(
+    ingest: Ingest, subscription: str
+) -> None:
+    at = {"subject": subscription, "time": EARLIER}
+    await ingest.apply_values(structured(id="a", **at), amend("a", id="b", **at), structured(id="b", **at))
+
+    assert await reasons(ingest) == [Reason.CONFLICT]
 
 
 async def test_two_workers_that_take_one_event_back_at_once_take_it_back_once(

@@ -62,6 +62,21 @@ async def records(tallystick: Tallystick, reason: str) -> list[dict[str, str]]:
     return json.loads(said)["records"]  # type: ignore[no-any-return]
 
 
+async def test_of_a_conflict_both_versions_are_shown(tallystick: Tallystick, database_pool: Pool) -> None:
+    ingest = Ingest(database_pool)
+    await ingest.apply_values(structured(id="twice", data={"end_user": "\x1b[31m"}))
+    await ingest.apply_values(structured(id="twice", time="2026-11-01T00:00:00Z", data={"request_tokens": 99}))
+    (conflict,) = await records(tallystick, "conflict")
+
+    code, said, _ = await tallystick("quarantine", "show", conflict["id"])
+    assert (code, "\x1b" in said) == (0, False)
+    assert "stored created_at        2026-11-21 11:59:30.123456+00:00" in said
+    assert "stored request_tokens    10" in said
+    assert '"request_tokens": 99' in said
+    _, said, _ = await tallystick("quarantine", "show", conflict["id"], "--json")
+    assert json.loads(said)["stored"]["request_tokens"] == 10
+
+
 async def test_refused_records_are_listed_shown_replayed_and_discarded(
     tallystick: Tallystick, database_pool: Pool
 ) -> None:
