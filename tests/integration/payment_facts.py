@@ -42,18 +42,14 @@ ISSUED_AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 async def issue_invoice(connection: Connection, user_id: UUID, total: str = "100.00", **columns: Any) -> UUID:
     """Store an issued invoice of one line, due on DUE, without tax; its number follows from its id unless it is given."""
-    facts = {
-        "entity": "default",
-        "kind": "purchase",
-        **{k: columns.pop(k) for k in ("currency", "kind") if k in columns},
-    }
+    facts: dict[str, Any] = {"kind": "purchase", "currency": columns.pop("currency", "USD")}
     invoice_id = await make_invoice(connection, user_id, **facts)
     amount = Decimal(total)
     await insert(
         connection, "invoice_lines", invoice_id=invoice_id, position=1, kind="adjustment", description="usage",
         quantity=Decimal(1), unit="request", exact_amount=amount, amount=amount,
     )  # fmt: skip
-    issued = {
+    issued: dict[str, Any] = {
         "number": f"INV-2026-{invoice_id.int % 10**9:09d}", "issue_date": ISSUED_AT, "due_date": DUE, "status": "sent",
         "subtotal": amount, "total": amount, **columns,
     }  # fmt: skip
@@ -178,9 +174,9 @@ class Till:
     async def fetch(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await self.pool.fetch(sql, *arguments)]
 
-    async def state(self, invoice_id: UUID) -> tuple[str, Decimal]:
+    async def state(self, invoice_id: UUID) -> tuple[Any, ...]:
         """The status of an invoice, and what is paid of it."""
-        return tuple(await self.row("SELECT status, amount_paid FROM invoices WHERE id = $1", invoice_id))  # type: ignore[return-value]
+        return tuple(await self.row("SELECT status, amount_paid FROM invoices WHERE id = $1", invoice_id))
 
 
 async def add_card(connection: Connection, user_id: UUID) -> UUID:

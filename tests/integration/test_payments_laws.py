@@ -137,7 +137,7 @@ def desk(database_pool: Pool) -> StripeDesk:
     return StripeDesk(Till(database_pool))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batches=tellings)
 async def test_law_any_order_and_repetition_comes_to_the_same(desk: StripeDesk, batches: list[list[str]]) -> None:
     world = await World.make(desk)
@@ -147,7 +147,7 @@ async def test_law_any_order_and_repetition_comes_to_the_same(desk: StripeDesk, 
     assert await world.state() == model(told)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(order=st.permutations(TOLD))
 async def test_law_everything_in_any_order_comes_to_the_same(desk: StripeDesk, order: list[str]) -> None:
     world = await World.make(desk)

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from services.billing.payments.invoice_state import UnknownInvoice, apply_leftovers, refresh_invoice
-from services.billing.payments.recording import PaymentRefused, Recorded, record_payment
+from services.billing.payments.recording import PaymentRefused, record_payment
 from services.billing.payments.state import AmountRefused
 from services.billing.payments.store import begin
 from shared.ids import uuid7
@@ -23,7 +23,7 @@ def till(database_pool: Pool) -> Till:
     return Till(database_pool)
 
 
-async def record(till: Till, invoice_id: UUID, amount: str, key: str = "k1", **options: Any) -> Recorded:
+async def record(till: Till, invoice_id: UUID, amount: str, key: str = "k1", **options: Any) -> Any:
     facts = {"provider": "manual", "reference": "transfer", "paid_at": DUE, "idempotency_key": key, **options}
     currency = facts.pop("currency", "USD")
     async with transaction(till.billing) as connection:
@@ -116,6 +116,7 @@ async def test_an_unknown_or_cancelled_invoice_is_not_paid(till: Till) -> None:
 
 
 async def test_history_and_audit_are_written_with_the_payment(till: Till) -> None:
+    """By the trigger audit_payment."""
     user = await till.customer()
     invoice = await till.invoice(user)
     async with transaction(till.billing) as connection:

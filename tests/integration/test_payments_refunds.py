@@ -12,7 +12,7 @@ import pytest
 from services.billing.payments import store
 from services.billing.payments.provider import PaymentReport
 from services.billing.payments.recording import apply_payment_report, record_payment
-from services.billing.payments.refunds import Refunded, RefundRefused, refund_payment, resolve_refunds
+from services.billing.payments.refunds import RefundRefused, refund_payment, resolve_refunds
 from services.billing.payments.state import AmountRefused
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction
@@ -49,7 +49,7 @@ async def bought(till: Till) -> tuple[UUID, UUID]:
     return await came(till, user, Decimal(10), package_id=package), user
 
 
-async def give(till: Till, payment: UUID, amount: str | None = None, **options: Any) -> Refunded:
+async def give(till: Till, payment: UUID, amount: str | None = None, **options: Any) -> Any:
     facts = {"reason": "asked for", "key": None, "clock": till.clock, "actor": "ada", **options}
     return await refund_payment(till.billing, till.providers, payment, Decimal(amount) if amount else None, **facts)
 

@@ -168,7 +168,7 @@ async def test_a_refund_asked_for_again_is_looked_for_before_it_is_made(wire: Wi
 
 
 async def test_a_page_keeps_the_card_and_names_our_payment_twice(wire: Wire, stripe: StripeProvider) -> None:
-    session = {
+    session: dict[str, Any] = {
         "id": "cs_1", "object": "checkout.session", "url": "https://pay.example/1", "payment_status": "unpaid", "status": "open",
         "payment_intent": None, "currency": "usd", "amount_total": 1000, "metadata": {},
     }  # fmt: skip

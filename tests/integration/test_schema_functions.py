@@ -52,7 +52,7 @@ ELSEWHERE = {
     "test_api_key_days.py": "announce_key_limit",
     "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_plans.py": "keep_subscription_terms subscription_phase",
-    "test_subscriptions.py": "audit_subscription_change",
+    "test_subscriptions.py": "audit_subscription_change save_subscription",
     "test_plans_schema.py": "protect_plan_version version_plan protect_coupon",
     "test_webhooks.py": "queue_webhooks erase_notices",
     "test_alerts.py": "respect_alert_settings announce_low_balance",

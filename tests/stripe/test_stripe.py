@@ -84,7 +84,7 @@ async def test_a_refund_is_asked_for_and_looked_for_again(stripe: StripeProvider
 
 def test_the_stand_in_checks_what_is_asked(stripe: StripeProvider) -> None:
     with pytest.raises(InvalidRequestError, match="currency"):
-        stripe._client.v1.payment_intents.create({"amount": 1})
+        stripe._client.v1.payment_intents.create({"amount": 1})  # type: ignore[typeddict-item]
 
 
 async def test_a_package_is_offered_on_a_page_of_stripe(till: Till) -> None:

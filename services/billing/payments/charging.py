@@ -114,14 +114,16 @@ async def charge_invoice(pool: Pool, providers: Providers, invoice: str, *, key:
         made = as_row(Payment, await connection.fetchrow(SQL["payment_of_key"], key))
         if made is None:
             await apply_leftovers(connection, invoice_id, at=clock.now())
-            made = await begin_charge(connection, invoice_id, key=key, at=clock.now())
+            made = await begin_charge(connection, providers, invoice_id, key=key, at=clock.now())
         elif made.invoice_id != invoice_id:
             raise ConfigurationError(f"the key '{key}' was used for another payment: take a new one")
     return await ask_charge(pool, providers, made, clock=clock)
 
 
-async def begin_charge(connection: Connection, invoice_id: UUID, *, key: str, at: datetime) -> Payment:
-    """Store a charge of all that an invoice asks for, whose customer is locked. Raises `NothingToCharge`."""
+async def begin_charge(
+    connection: Connection, providers: Providers, invoice_id: UUID, *, key: str, at: datetime
+) -> Payment:
+    """Store a charge of all that an invoice asks for, whose customer is locked. Raises `NothingToCharge` and `NotConfigured`."""
     row = await lock_invoice(connection, invoice_id)
     amount, name = owed(row).outstanding, row["number"] or invoice_id
     if amount == 0:
@@ -131,6 +133,7 @@ async def begin_charge(connection: Connection, invoice_id: UUID, *, key: str, at
     method = await connection.fetchrow(SQL["chargeable_method"], row["user_id"], CHARGING)
     if method is None:
         raise NothingToCharge(f"the customer of invoice {name} has no payment method that can be charged")
+    _ = providers[method["provider"]]  # nothing is stored that nobody could be asked for
     return await store.add_payment(
         connection,
         user_id=row["user_id"],

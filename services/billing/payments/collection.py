@@ -109,7 +109,9 @@ class Collecting:
         now = self.clock.now()
         made = None
         if step.action == "charge":
-            made = await begin_charge(connection, invoice_id, key=f"invoice:{invoice_id}:step:{step.number}", at=now)
+            made = await begin_charge(
+                connection, self.providers, invoice_id, key=f"invoice:{invoice_id}:step:{step.number}", at=now
+            )
         payment_id = made.id if made else None
         await connection.fetchval(
             SQL["make_attempt"], invoice_id, step.number, step.action, step.due_at, now, payment_id

@@ -48,7 +48,7 @@ SELECT * FROM payments WHERE idempotency_key = $1;
 -- Stores a payment before anybody is asked for it, or one that has come already ($12).
 INSERT INTO payments (id, user_id, invoice_id, package_id, amount, currency, provider, method_id, idempotency_key, reference, created_at, tried_at,
                       status, processed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, CASE WHEN $12::timestamptz IS NULL THEN 'pending' ELSE 'completed' END, $12)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11::timestamptz, now()), $11, CASE WHEN $12::timestamptz IS NULL THEN 'pending' ELSE 'completed' END, $12)
 RETURNING *;
 
 -- name: change_payment

@@ -90,7 +90,7 @@ async def record_payment(
         amount=amount,
         currency=currency,
         provider=provider,
-        at=paid_at,
+        at=None,
         key=idempotency_key,
         invoice_id=invoice_id,
         reference=reference,

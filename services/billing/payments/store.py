@@ -98,7 +98,7 @@ async def add_payment(
     amount: Decimal,
     currency: str,
     provider: ProviderName,
-    at: datetime,
+    at: datetime | None,
     key: str | None,
     invoice_id: UUID | None = None,
     package_id: UUID | None = None,
@@ -106,7 +106,7 @@ async def add_payment(
     reference: str | None = None,
     completed_at: datetime | None = None,
 ) -> Payment:
-    """Store a payment, pending unless it has come already, and tell its customer."""
+    """Store a payment that is asked for at a time, or one that has come already (`completed_at`), and tell its customer."""
     row = await connection.fetchrow(
         SQL["begin_payment"], uuid7(), user_id, invoice_id, package_id, amount, currency, provider, method_id, key, reference, at,
         completed_at,

@@ -26,21 +26,21 @@ async def execute_topups(pool: Pool, providers: Providers, *, clock: Clock) -> d
     A request whose payment is under way stays open until the payment has an end. Without a method to charge it fails, and credits
     asks again a day later.
     """
-    begun, _ = await _look(pool, clock=clock)
+    begun, _ = await _look(pool, providers, clock=clock)
     for payment in begun:
         await ask_charge(pool, providers, payment, clock=clock)
-    _, closed = await _look(pool, clock=clock)
+    _, closed = await _look(pool, providers, clock=clock)
     return closed
 
 
-async def _look(pool: Pool, *, clock: Clock) -> tuple[list[Payment], dict[str, int]]:
+async def _look(pool: Pool, providers: Providers, *, clock: Clock) -> tuple[list[Payment], dict[str, int]]:
     """Go through the open requests: begin the payments of new ones, close those that have an end. The claim lets one worker at a time."""
     begun: list[Payment] = []
     closed = {"completed": 0, "failed": 0, "under way": 0}
     async with transaction(pool) as connection:
         for topup in sorted(await claim_topups(connection, AT_ONCE), key=lambda topup: topup.user_id):
             await store.begin(connection, topup.user_id)
-            payment, new = await _payment_of(connection, topup, clock=clock)
+            payment, new = await _payment_of(connection, providers, topup, clock=clock)
             if payment is None:
                 await fail_topup(
                     connection, topup.id, "the customer has no payment method that can be charged", clock.now()
@@ -59,7 +59,9 @@ async def _look(pool: Pool, *, clock: Clock) -> tuple[list[Payment], dict[str, i
     return begun, closed
 
 
-async def _payment_of(connection: Connection, topup: Topup, *, clock: Clock) -> tuple[Payment | None, bool]:
+async def _payment_of(
+    connection: Connection, providers: Providers, topup: Topup, *, clock: Clock
+) -> tuple[Payment | None, bool]:
     """Return the payment of a request, and whether it was begun now; None if there is no method to charge."""
     key = f"topup:{topup.id}"
     if known := as_row(Payment, await connection.fetchrow(SQL["payment_of_key"], key)):
@@ -67,6 +69,7 @@ async def _payment_of(connection: Connection, topup: Topup, *, clock: Clock) -> 
     method = await connection.fetchrow(SQL["chargeable_method"], topup.user_id, CHARGING)
     if method is None:
         return None, False
+    _ = providers[method["provider"]]  # nothing is stored that nobody could be asked for
     made = await store.add_payment(
         connection,
         user_id=topup.user_id,

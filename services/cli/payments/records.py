@@ -166,6 +166,7 @@ def refund(
 
     A bank transfer is given back by you: the refund is recorded here.
     """
+    from services.billing.amounts import amount_text  # noqa: PLC0415 (slow to import)
     from services.billing.payments.refunds import refund_payment  # noqa: PLC0415
 
     wanted, reason, who = parse_amount(amount) if amount else None, operator.parse_why(why), operator.actor(by)
@@ -186,6 +187,8 @@ def refund(
     )
     typer.echo(f"refund {made.id}: {money(made.amount, unit)} {how}; {money(done.left, unit)} of the payment are left")
     if made.credits_due:
-        typer.echo(f"of the {made.credits_due:f} credits that it had bought, {made.credits_taken:f} were taken back")
+        typer.echo(
+            f"of the {amount_text(made.credits_due)} credits that it had bought, {amount_text(made.credits_taken)} were taken back"
+        )
     if made.provider == "manual":
         typer.echo("it was a bank transfer: transfer the money back yourself")

@@ -254,7 +254,7 @@ def test_currencies_that_stripe_counts_otherwise() -> None:
     ],
 )
 async def test_providers_without_an_adapter_say_so(name: str, message: str) -> None:
-    provider = Providers(PaymentSettings(payment_provider=name)).preferred  # type: ignore[arg-type]
+    provider = Providers(PaymentSettings(payment_provider=name)).preferred
     with pytest.raises(NotConfigured, match=message):
         await provider.list_methods("x")
 
