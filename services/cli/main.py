@@ -37,6 +37,7 @@ COMMANDS = {
     "held": "services.cli.held:app",
     "verify": "services.cli.rebuild:verify",
     "rebuild": "services.cli.rebuild:rebuild",
+    "announce": "services.cli.announce:announce",
     "partitions": "services.cli.partitions:app",
     "payments": "services.cli.payments.command:app",
     "jobs": "services.cli.jobs:app",

@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from services.billing.reconciliation import reconcile
 from shared.consumer import Slice
-from shared.contracts import USAGE_EVENTS, decode_recorded
+from shared.contracts import USAGE_EVENTS
 from shared.positions import Positions
 from shared.postgres import Connection, Pool
-from tests.integration.billing_facts import CLUSTER, ingest, make_customer, make_price, usage
+from tests.integration.billing_facts import CLUSTER, ingest, make_customer, usage
 
 PAGES: Final = Path(__file__).parents[2] / "docs" / "how-to"
 ABOUT_ONE_SERVICE: Final = {"batches = aggregator inbox", "batches = billing inbox", "log = hours", "log = rated"}
@@ -106,18 +104,3 @@ async def test_a_reader_goes_on_behind_an_accepted_loss(database_pool: Pool) -> 
         position = await Positions("aggregator_positions", cluster="main").read(connection, "usage.recorded", 3)
         assert position is not None
         assert Slice(position, []).first_offset == 900
-
-
-async def test_batches_that_were_not_heard_of_are_announced_as_they_were(database_pool: Pool) -> None:
-    script: dict[str, Any] = {"__name__": "announce_again"}
-    exec(compile(code("announce-again.md", "python"), "announce-again.md", "exec"), script)  # noqa: S102 – our own page
-    async with database_pool.acquire() as connection:
-        customer = await make_customer(connection)
-        await make_price(connection)
-        missed = await ingest(connection, [usage(customer.subscription_id, request_tokens=n) for n in (3, 4)])
-        assert await script["announce_again"](connection) == 1
-        (value,) = [row["value"] for row in await connection.fetch("SELECT value FROM ingest_outbox")]
-        again = decode_recorded(value)
-        recorded_at = await connection.fetchval("SELECT recorded_at FROM usage_batches")
-        origin = msgspec.structs.replace(missed.origin, first_offset=0, next_offset=2)
-        assert again == msgspec.structs.replace(missed, recorded_at=recorded_at, origin=origin)
