@@ -48,8 +48,8 @@ async def test_an_invoice_is_read_whole_by_id_or_number(desk: Desk) -> None:
         Decimal("10.51"), Decimal("2.00"), Decimal("12.51"), Decimal("12.51"),
     )  # fmt: skip
     assert [(ln.position, ln.kind, ln.quantity, ln.amount, ln.tax_category, ln.tax_rate) for ln in invoice.lines] == [
-        (1, "usage", 10_010, Decimal("10.01"), "S", Decimal("0.19")),
-        (2, "usage", 500, Decimal("0.50"), "S", Decimal("0.19")),
+        (1, "usage", Decimal(10_010), Decimal("10.01"), "S", Decimal("0.19")),
+        (2, "usage", Decimal(500), Decimal("0.50"), "S", Decimal("0.19")),
     ]
     assert invoice.lines[0].dimensions["model_id"] == "gpt-4o"
 

@@ -163,25 +163,25 @@ async def test_a_charge_is_charged_once_for_ever(connection: Connection) -> None
         await add_line(connection, invoice, "1.00", position=2, charge_key="fee:1")
 
 
+USAGES: list[tuple[str, dict[str, Any]]] = [
+    ("2026-10-02T00:00Z", {}),
+    ("2026-10-09T00:00Z", {"multiplier": 0.7, "feature_type": "chat"}),
+    ("2026-10-02T00:00Z", {"power_level": "balanced"}),
+    ("2026-09-02T00:00Z", {}),
+    ("2026-09-30T00:00Z", {}),
+    ("2026-08-30T00:00Z", {}),
+    ("2026-10-02T00:00Z", {"model_id": "", "tool_name": "t", "feature_type": "chat"}),
+    ("2026-10-02T00:00Z", {"model_id": "", "tool_name": "t", "feature_type": "docs"}),
+]
+
+
 async def test_usage_that_one_price_charges_alike_shares_a_line(connection: Connection) -> None:
     # usage_line_id(): by month if late, by feature only where there is no model.
     ids = await connection.fetch(
         """SELECT usage_line_id('00000000-0000-0000-0000-000000000001', jsonb_populate_record(NULL::rated_usage,
                '{"model_id": "m", "tool_name": "", "power_level": "eco", "byok": false, "multiplier": 0.70}' || change), '2026-10-01Z') AS id
            FROM unnest($1::jsonb[]) change""",
-        [
-            json.dumps({"hour": hour, **change})
-            for hour, change in [
-                ("2026-10-02T00:00Z", {}),
-                ("2026-10-09T00:00Z", {"multiplier": 0.7, "feature_type": "chat"}),
-                ("2026-10-02T00:00Z", {"power_level": "balanced"}),
-                ("2026-09-02T00:00Z", {}),
-                ("2026-09-30T00:00Z", {}),
-                ("2026-08-30T00:00Z", {}),
-                ("2026-10-02T00:00Z", {"model_id": "", "tool_name": "t", "feature_type": "chat"}),
-                ("2026-10-02T00:00Z", {"model_id": "", "tool_name": "t", "feature_type": "docs"}),
-            ]
-        ],
+        [json.dumps({"hour": hour, **change}) for hour, change in USAGES],
     )
     distinct = [row["id"] for row in ids]
     assert (distinct[0], distinct[3]) == (distinct[1], distinct[4])
