@@ -1,6 +1,6 @@
 """Grants in money: given to a customer (promotion, refund, compensation, adjustment), used up by invoices.
 
-They are the seeds' table `credits`. Prepaid credits are another unit with grants of their own: docs/decisions/0010.
+They are the seeds' table `credits`. Prepaid credits are another unit with grants of their own: docs/decisions/0014.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ async def refusals() -> AsyncIterator[None]:
         if not (error.sqlstate or "").startswith("TS"):
             raise
         hint = getattr(error, "hint", None)
-        raise CreditsRefused(f"{error.args[0]}: {hint}" if hint else str(error.args[0])) from error
+        raise CreditsRefused(f"{error.args[0]}. {hint}" if hint else str(error.args[0])) from error
 
 
 async def find_user(connection: Connection, text: str) -> User:
