@@ -243,6 +243,25 @@ CREATE TRIGGER audit_subscription_changes AFTER UPDATE ON subscription_changes
 
 COMMENT ON TABLE  subscription_changes IS 'Changes of subscriptions that were asked for ahead of their time: applied by a job at effective_at, withdrawn, or refused with the reason.';
 
+-- Billing's job makes what is due of subscriptions' life with the rights of the owner, through this alone.
+CREATE FUNCTION save_subscription(
+    p_id uuid, p_status text, p_before_suspension text, p_plan_id text, p_amount numeric, p_currency text, p_interval text, p_interval_count integer,
+    p_quota_requests bigint, p_quota_tokens bigint, p_billing_anchor timestamptz, p_period_start timestamptz, p_period_end timestamptz,
+    p_cancel_at_period_end boolean, p_expires_at timestamptz, p_since timestamptz
+) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('tallystick.effective_at', p_since::text, true);
+    UPDATE subscriptions
+    SET status = p_status::subscription_status, status_before_suspension = p_before_suspension::subscription_status, plan_id = p_plan_id,
+        amount = p_amount, currency = p_currency, interval = p_interval, interval_count = p_interval_count, quota_requests = p_quota_requests,
+        quota_tokens = p_quota_tokens, billing_anchor = p_billing_anchor, current_period_start = p_period_start,
+        current_period_end = p_period_end, cancel_at_period_end = p_cancel_at_period_end, expires_at = p_expires_at
+    WHERE id = p_id;
+    RETURN FOUND;
+END $$;
+
+COMMENT ON FUNCTION save_subscription IS 'Stores a subscription as a step of its life left it, charged so since p_since. What is possible is judged by the triggers.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Coupons
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -412,5 +431,7 @@ INSERT INTO role_rights (role, object, privilege, columns) VALUES
     ('tallystick_billing', 'coupon_redemptions', 'SELECT', NULL),
     ('tallystick_billing', 'plans', 'UPDATE', '{amount,limits}'),  -- they show the version in force
     -- What its jobs apply when it is due: the end of a trial, a scheduled change, expiry.
-    ('tallystick_billing', 'subscriptions', 'UPDATE',
-     '{status,plan_id,amount,currency,interval,interval_count,billing_anchor,quota_requests,quota_tokens,current_period_start,current_period_end,cancel_at_period_end,expires_at,status_before_suspension}');
+    ('tallystick_billing', 'save_subscription', 'EXECUTE', NULL),
+    ('tallystick_billing', 'subscriptions', 'UPDATE', '{updated_at}');  -- for its row lock
+
+REVOKE ALL ON FUNCTION keep_subscription_terms(), audit_subscription_change() FROM PUBLIC;

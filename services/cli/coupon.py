@@ -31,7 +31,7 @@ def create(
 ) -> None:  # fmt: skip
     """Make a coupon. What it gives is fixed from then on."""
     from services.billing.plans.meters import read_amount  # noqa: PLC0415 (slow to import)
-    from services.billing.subscriptions.coupons import NewCoupon, create_coupon  # noqa: PLC0415
+    from services.billing.subscriptions.desk.coupons import NewCoupon, create_coupon  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 
     new = NewCoupon(
@@ -61,7 +61,7 @@ def create(
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all coupons and how often they were redeemed."""
     from services.billing.amounts import amount_text  # noqa: PLC0415
-    from services.billing.subscriptions.coupons import list_coupons  # noqa: PLC0415
+    from services.billing.subscriptions.desk.coupons import list_coupons  # noqa: PLC0415
 
     coupons = operator.with_database(list_coupons)
     if as_json:
@@ -91,7 +91,7 @@ def end(
     by: By = None,
 ) -> None:
     """Let nobody redeem a coupon any more. Who has redeemed it keeps it."""
-    from services.billing.subscriptions.coupons import end_coupon  # noqa: PLC0415
+    from services.billing.subscriptions.desk.coupons import end_coupon  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 
     when, who = operator.parse_instant(at) if at else SystemClock().now(), operator.actor(by)

@@ -11,7 +11,7 @@ import typer
 from services.cli import operator
 
 if TYPE_CHECKING:
-    from services.billing.plans.publishing import Published
+    from services.billing.plans.desk.publishing import Published
     from services.billing.plans.terms import PlanTerms
 
 app = typer.Typer(help="Plans: list and show them, make one or a new version of it.", no_args_is_help=True)
@@ -61,7 +61,7 @@ def set_(
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who acts; the user of this machine without it.")] = None,
 ) -> None:  # fmt: skip
     """Make a plan, or a new version of one. Subscriptions go by it from their next billing interval on; what was charged stands."""
-    from services.billing.plans.publishing import publish, read_plan_file  # noqa: PLC0415
+    from services.billing.plans.desk.publishing import publish, read_plan_file  # noqa: PLC0415
 
     plan, who = read_plan_file(file), operator.actor(by)
     begins = None if start is None else operator.parse_instant(start)

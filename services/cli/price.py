@@ -14,7 +14,7 @@ from services.cli import operator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.billing.rating.new_prices import SetPrice
+    from services.billing.rating.desk.new_prices import SetPrice
     from services.billing.rating.price_file import NewPrice
     from services.billing.rating.rating import Price
 
@@ -58,7 +58,7 @@ def set_(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Set one price, or all of a file: all or none. What it would overlap is refused, and so is what cannot be meant."""
-    from services.billing.rating.new_prices import set_prices  # noqa: PLC0415 (slow to import)
+    from services.billing.rating.desk.new_prices import set_prices  # noqa: PLC0415 (slow to import)
     from services.billing.rating.price_file import PriceRefused, new_price, parse_hour, read_price_file  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 
@@ -164,7 +164,7 @@ def end(
     by: By = None,
 ) -> None:
     """Let a price end at an hour to come. Usage after that waits for another price: it is never billed at zero."""
-    from services.billing.rating.new_prices import end_price  # noqa: PLC0415
+    from services.billing.rating.desk.new_prices import end_price  # noqa: PLC0415
     from services.billing.rating.price_file import parse_hour  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 

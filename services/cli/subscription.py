@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from services.billing.subscriptions.changing import Kind, When
+    from services.billing.subscriptions.changes import Kind
+    from services.billing.subscriptions.desk.changing import When
     from services.billing.subscriptions.life import Subscription
 
 app = typer.Typer(
@@ -51,7 +52,7 @@ def create(
     from decimal import Decimal  # noqa: PLC0415
 
     from services.billing.plans.meters import read_amount  # noqa: PLC0415 (slow to import)
-    from services.billing.subscriptions.beginning import Wish, begin_subscription  # noqa: PLC0415
+    from services.billing.subscriptions.desk.beginning import Wish, begin_subscription  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 
     wish = Wish(
@@ -80,6 +81,7 @@ def show(
 ) -> None:
     """Show a subscription, what is planned for it, and what was done with it."""
     from services.billing.subscriptions import store  # noqa: PLC0415
+    from services.billing.subscriptions.desk import reading  # noqa: PLC0415
 
     (wanted,) = operator.parse_ids([subscription])[:1]
 
@@ -87,9 +89,9 @@ def show(
         found = await store.lock(connection, wanted)
         return (
             found,
-            await store.open_changes(connection, wanted),
-            await store.coupons_of(connection, wanted),
-            await store.history(connection, wanted, history),
+            await reading.open_changes(connection, wanted),
+            await reading.coupons_of(connection, wanted),
+            await reading.history(connection, wanted, history),
         )
 
     found, planned, coupons, done = _in_transaction(read)
@@ -160,7 +162,7 @@ def withdraw(
     why: Why = "",
 ) -> None:  # fmt: skip
     """Take back changes that are planned and not due yet."""
-    from services.billing.subscriptions import changing  # noqa: PLC0415
+    from services.billing.subscriptions.desk import changing  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
     from shared.errors import ConfigurationError  # noqa: PLC0415
 
@@ -183,7 +185,7 @@ def withdraw(
 @app.command()
 def suspend(subscription: Id, *, why: Why, by: By = None, as_json: AsJson = False) -> None:
     """Suspend a subscription until it is reactivated. Quotas, credits and payments suspend by themselves."""
-    from services.billing.subscriptions import changing  # noqa: PLC0415
+    from services.billing.subscriptions.desk import changing  # noqa: PLC0415
 
     (wanted,), who, reasoned = operator.parse_ids([subscription])[:1], operator.actor(by), operator.parse_why(why)
     _print(_in_transaction(lambda c: changing.suspend(c, wanted, "admin", actor=who, why=reasoned)), as_json=as_json)
@@ -199,7 +201,7 @@ def reactivate(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Take a reason of a suspension away, begin what is pending, or renew what has expired. Active once no reason is left."""
-    from services.billing.subscriptions import changing  # noqa: PLC0415
+    from services.billing.subscriptions.desk import changing  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 
     (wanted,), who = operator.parse_ids([subscription])[:1], operator.actor(by)
@@ -214,7 +216,7 @@ def redeem(
     subscription: Id, coupon: Annotated[str, typer.Argument(metavar="CODE", help="The coupon.")], *, by: By = None
 ) -> None:
     """Redeem a coupon: it counts from the first billing interval that begins from now on."""
-    from services.billing.subscriptions.coupons import redeem as redeem_coupon  # noqa: PLC0415
+    from services.billing.subscriptions.desk.coupons import redeem as redeem_coupon  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
 
     (wanted,), who = operator.parse_ids([subscription])[:1], operator.actor(by)
@@ -233,7 +235,7 @@ def _change(
     as_json: bool,
     to_plan: str | None = None,
 ) -> None:
-    from services.billing.subscriptions import changing  # noqa: PLC0415
+    from services.billing.subscriptions.desk import changing  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
     from shared.errors import ConfigurationError  # noqa: PLC0415
 

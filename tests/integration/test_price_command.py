@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from services.billing.rating.desk.new_prices import SetPrice, end_price, insert_price, price_of_new, set_prices
 from services.billing.rating.held import rate_held
-from services.billing.rating.new_prices import SetPrice, end_price, insert_price, price_of_new, set_prices
 from services.billing.rating.price_file import NewPrice, PriceRefused
 from services.billing.rating.store import read_prices
 from services.cli.main import run

@@ -34,6 +34,9 @@ OPERATORS = (
     "services.ingest.quarantine",
     "services.ingest.holding",
     "services.billing.credits.desk",
+    "services.billing.plans.desk",
+    "services.billing.rating.desk",
+    "services.billing.subscriptions.desk",
 )
 """What an administrator runs from the command line, with the rights of the owner."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")

@@ -1,4 +1,7 @@
-"""Subscriptions on a real database: begun, changed and ended by people and by the job, audited, refused with the reason."""
+"""Subscriptions on a real database: begun, changed and ended by people and by the job, audited, refused with the reason.
+
+The job has the rights of billing: what it may do, it does through save_subscription.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from services.billing.plans.desk.publishing import checked, publish
 from services.billing.plans.due import charges_due
 from services.billing.plans.meters import TermsRefused
-from services.billing.plans.publishing import checked, publish
-from services.billing.subscriptions import changing, coupons
-from services.billing.subscriptions.beginning import Wish, begin_subscription
+from services.billing.subscriptions.changes import Kind
+from services.billing.subscriptions.desk import changing, coupons
+from services.billing.subscriptions.desk.beginning import Wish, begin_subscription
 from services.billing.subscriptions.life import MAY_BECOME, StepRefused, Subscription
 from services.billing.subscriptions.store import lock
 from services.billing.subscriptions.upkeep import make_due
@@ -58,7 +62,7 @@ async def begin(pool: Pool, *, now: datetime = NOW, **wish: Any) -> Subscription
 async def change(
     pool: Pool,
     subscription: Subscription,
-    kind: changing.Kind,
+    kind: Kind,
     when: changing.When = "now",
     *,
     now: datetime = NOW,

@@ -14,7 +14,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from services.billing.rating import store as rating
-from services.billing.rating.new_prices import insert_price, price_of_new
+from services.billing.rating.desk.new_prices import insert_price, price_of_new
 from services.billing.rating.price_file import NewPrice
 from services.billing.rating.rating import Price, PriceBook
 from services.billing.reprice import store

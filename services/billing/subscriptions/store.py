@@ -40,14 +40,13 @@ async def save(connection: Connection, subscription: Subscription, *, since: dat
 
     Raises `StepRefused` where they refuse the step.
     """
-    await connection.execute(SQL["effective_at"], since)
     s = subscription
     try:
         async with connection.transaction():
             await connection.execute(
                 SQL["save"], s.id, s.status, s.status_before_suspension, s.plan_id, s.amount, s.currency, s.interval, s.interval_count,
                 s.quota_requests, s.quota_tokens, s.billing_anchor, s.current_period_start, s.current_period_end,
-                s.cancel_at_period_end, s.expires_at,
+                s.cancel_at_period_end, s.expires_at, since,
             )  # fmt: skip
     except asyncpg.UniqueViolationError:
         raise StepRefused(
@@ -84,21 +83,6 @@ async def open_terms(connection: Connection, plan_id: str, at: datetime) -> Plan
 
 async def _versions(connection: Connection, plan_id: str) -> Versions:
     return (await read_plans(connection))[plan_id]
-
-
-async def history(connection: Connection, subscription_id: UUID, limit: int) -> list[dict[str, Any]]:
-    """Return what was done with a subscription, the last first."""
-    return [dict(row) for row in await connection.fetch(SQL["history"], str(subscription_id), limit)]
-
-
-async def open_changes(connection: Connection, subscription_id: UUID) -> list[dict[str, Any]]:
-    """Return the changes that are asked for and not due yet, in order."""
-    return [dict(row) for row in await connection.fetch(SQL["open_changes"], subscription_id)]
-
-
-async def coupons_of(connection: Connection, subscription_id: UUID) -> list[dict[str, Any]]:
-    """Return the coupons that a subscription has redeemed, in order."""
-    return [dict(row) for row in await connection.fetch(SQL["coupons_of"], subscription_id)]
 
 
 def document(subscription: Subscription) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from services.billing.subscriptions import steps, store
-from services.billing.subscriptions.changing import apply
+from services.billing.subscriptions.changes import apply
 from services.billing.subscriptions.life import StepRefused, Subscription
 from services.billing.subscriptions.store import SQL
 from shared.postgres import Connection, Pool, transaction

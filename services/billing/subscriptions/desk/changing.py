@@ -9,12 +9,12 @@ from uuid import UUID
 import asyncpg
 
 from services.billing.subscriptions import steps, store
+from services.billing.subscriptions.changes import Kind, apply, stepped
+from services.billing.subscriptions.desk.reading import SQL
 from services.billing.subscriptions.life import StepRefused, Subscription
-from services.billing.subscriptions.store import SQL
 from shared.ids import uuid7
 from shared.postgres import Connection
 
-Kind = Literal["plan", "cancel", "pause", "resume"]
 When = datetime | Literal["now", "period_end"]
 
 
@@ -67,35 +67,6 @@ async def _schedule(
             f"a change of that kind ({kind}) is asked for already: see 'tallystick subscription show {subscription.id}', "
             "take it back with --withdraw first"
         ) from None
-
-
-async def apply(
-    connection: Connection, subscription: Subscription, kind: Kind, *, at: datetime, to_plan: str | None
-) -> Subscription:
-    """Change a subscription as of a time that has come."""
-    changed = await store.save(
-        connection, await stepped(connection, subscription, kind, at=at, to_plan=to_plan), since=at
-    )
-    if changed.ended:
-        await connection.execute(SQL["refuse_all"], changed.id, at, f"the subscription is {changed.status}")
-    return changed
-
-
-async def stepped(
-    connection: Connection, subscription: Subscription, kind: Kind, *, at: datetime, to_plan: str | None
-) -> Subscription:
-    """Return a subscription as a change makes it; stores nothing."""
-    terms = await store.terms_of(connection, subscription.plan_id, at)
-    match kind:
-        case "plan":
-            wanted = await store.open_terms(connection, to_plan or "", at)
-            return steps.change_plan(subscription, terms, wanted, at)
-        case "cancel":
-            return steps.cancel(subscription)
-        case "pause":
-            return steps.pause(subscription)
-        case "resume":
-            return steps.resume(subscription, at, terms)
 
 
 async def withdraw(

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from services.billing.plans.terms import PlanTerms
 from services.billing.subscriptions import store
-from services.billing.subscriptions.coupons import redeem
+from services.billing.subscriptions.desk.coupons import redeem
+from services.billing.subscriptions.desk.reading import SQL
 from services.billing.subscriptions.life import StepRefused, Subscription
 from services.billing.subscriptions.steps import limit, trial
-from services.billing.subscriptions.store import SQL
 from shared.ids import uuid7
 from shared.period import month_start, next_month
 from shared.postgres import Connection

@@ -16,7 +16,7 @@ from shared.ids import uuid7
 from shared.postgres import Connection
 from shared.sql import Queries
 
-SQL: Final = Queries.load("services.billing.subscriptions", "coupons.sql")
+SQL: Final = Queries.load("services.billing.subscriptions.desk", "coupons.sql")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from typing import Any, Final, cast
 import asyncpg
 
 from services.billing.plans.meters import TermsRefused, read_amount, read_meters
-from services.billing.plans.store import SQL
 from shared.postgres import Connection
+from shared.sql import Queries
+
+SQL: Final = Queries.load("services.billing.plans.desk")
 
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "interval": ("month", "year"),

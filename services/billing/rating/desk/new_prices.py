@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import cast
+from typing import Final, cast
 from uuid import UUID
 
 import asyncpg
 
 from services.billing.rating.price_file import NewPrice, PriceRefused
 from services.billing.rating.rating import ONE_TOKEN_OF_1K, Component, Price, Unit
-from services.billing.rating.store import SQL, read_prices
+from services.billing.rating.store import read_prices
 from shared.ids import uuid7
 from shared.money import exact
 from shared.period import HOUR, hour_start
 from shared.postgres import Connection
+from shared.sql import Queries
+
+SQL: Final = Queries.load("services.billing.rating.desk")
 
 
 @dataclass(frozen=True, slots=True)

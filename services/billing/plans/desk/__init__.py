@@ -1,0 +1,1 @@
+"""What operators do with plans, with the rights of the owner: workers do not import it."""

@@ -1,0 +1,26 @@
+"""Reads what an operator wants to know of a subscription: what is planned, redeemed, and was done."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from shared.postgres import Connection
+from shared.sql import Queries
+
+SQL: Final = Queries.load("services.billing.subscriptions.desk")
+
+
+async def history(connection: Connection, subscription_id: UUID, limit: int) -> list[dict[str, Any]]:
+    """Return what was done with a subscription, the last first."""
+    return [dict(row) for row in await connection.fetch(SQL["history"], str(subscription_id), limit)]
+
+
+async def open_changes(connection: Connection, subscription_id: UUID) -> list[dict[str, Any]]:
+    """Return the changes that are asked for and not due yet, in order."""
+    return [dict(row) for row in await connection.fetch(SQL["open_changes"], subscription_id)]
+
+
+async def coupons_of(connection: Connection, subscription_id: UUID) -> list[dict[str, Any]]:
+    """Return the coupons that a subscription has redeemed, in order."""
+    return [dict(row) for row in await connection.fetch(SQL["coupons_of"], subscription_id)]
