@@ -97,8 +97,9 @@ def _named(name: str, jobs: Sequence[Job]) -> Job:
 
 
 def _show(states: Sequence[JobState]) -> None:
-    from rich.console import Console  # noqa: PLC0415 (slow to import)
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 (slow to import)
+
+    from services.cli.checks import console  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
     for column in ("job", "last run for", "state", "result", "next due"):
@@ -115,7 +116,7 @@ def _show(states: Sequence[JobState]) -> None:
             operator.harmless(result),
             _time(state.next_due),
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _standing(state: JobState) -> str:

@@ -201,6 +201,27 @@ async def test_no_transaction_is_open_and_others_go_on_while_an_endpoint_takes_i
         await lane
 
 
+async def test_endpoints_that_do_not_answer_do_not_keep_others_waiting(office: Office) -> None:
+    async with receiving(otherwise="hang") as dead, receiving() as alive:
+        for number in range(8):
+            await office.add(f"{dead.url}/{number}")
+        for _ in range(3):
+            await office.announce()
+        await office.pool.execute("UPDATE webhook_endpoints SET failures = 1, failing_since = now()")
+        healthy, _ = await office.add(alive.url)
+        for _ in range(5):
+            await office.announce()
+        lane = asyncio.create_task(office.worker(concurrency=6)())
+        await alive.arrived(5)
+        await dead.arrived(6)
+        assert len({request.path for request in dead.received}) == len(dead.received), "one at a time of each"
+        assert {line.status for line in await office.log(endpoint_id=healthy)} <= {"delivered", "pending"}
+        dead.let_go.set()
+        dead.otherwise = 200
+        await lane
+    assert {line.status for line in await office.log(endpoint_id=healthy)} == {"delivered"}
+
+
 async def test_a_delivery_is_given_up_after_its_last_attempt_and_made_again_on_request(office: Office) -> None:
     async with receiving(otherwise=500) as receiver:
         endpoint, _ = await office.add(receiver.url)

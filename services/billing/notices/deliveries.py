@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -65,10 +65,20 @@ class Attempt:
 
 
 async def claim(
-    connection: Connection, now: datetime, *, limit: int, per_endpoint: int, busy: Collection[UUID], until: datetime
+    connection: Connection,
+    now: datetime,
+    *,
+    limit: int,
+    per_endpoint: int,
+    under_way: Mapping[UUID, int],
+    until: datetime,
 ) -> list[Claimed]:
-    """Take deliveries that are due, and begin their attempts. After `until` another worker takes them up."""
-    rows = await connection.fetch(SQL["claim"], now, limit, per_endpoint, list(busy), until)
+    """Take deliveries that are due, and begin their attempts. After `until` another worker takes them up.
+
+    `under_way` is how many of an endpoint this worker has on their way: it gets no more above `per_endpoint`.
+    """
+    busy = [endpoint for endpoint, count in under_way.items() if count >= per_endpoint]
+    rows = await connection.fetch(SQL["claim"], now, limit, per_endpoint, busy, until, list(under_way))
     return [Claimed(**row) for row in rows]
 
 

@@ -73,14 +73,14 @@ class WebhookDelivery:
         free = self.concurrency - len(self._under_way)
         if free <= 0:
             return 0
-        now, at_once = self.clock.now(), Counter(self._under_way.values())
+        now = self.clock.now()
         async with transaction(self.pool) as connection:
             claimed = await deliveries.claim(
                 connection,
                 now,
                 limit=free,
                 per_endpoint=PER_ENDPOINT,
-                busy=[id_ for id_, count in at_once.items() if count >= PER_ENDPOINT],
+                under_way=Counter(self._under_way.values()),
                 until=now + self.timeout + GRACE,
             )
         for one in claimed:

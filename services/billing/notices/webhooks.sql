@@ -42,17 +42,22 @@ SELECT id, encrypted_secret, encrypted_previous_secret FROM webhook_endpoints OR
 UPDATE webhook_endpoints SET encrypted_secret = $2, encrypted_previous_secret = $3 WHERE id = $1;
 
 -- name: claim
--- Takes deliveries that are due at $1, the oldest of each endpoint first, at most $2 in all and $3 of one endpoint, none of the endpoints
--- $4, for a worker that has until $5: after that another one takes them up. SKIP LOCKED: two workers share the work. The request is
--- made after this has committed, so that nothing is locked while an endpoint takes its time.
-WITH chosen AS (
-    SELECT d.id, d.endpoint_id
+-- Takes deliveries that are due at $1, at most $2 in all and $3 of one endpoint, none of the endpoints $4, which have enough on their way,
+-- for a worker that has until $5: after that another one takes them up. Endpoints that work come first; one that fails gets one at a
+-- time, so none while it has one on its way ($6): who does not answer cannot keep others waiting. Then who has waited longest. SKIP LOCKED: two workers share the work. The request is made after this has
+-- committed, so that nothing is locked while an endpoint takes its time.
+WITH ready AS (
+    SELECT e.id, e.failing_since IS NOT NULL AS failing,
+           (SELECT min(next_attempt_at) FROM webhook_deliveries d WHERE d.endpoint_id = e.id AND d.status = 'pending') AS first_due
     FROM webhook_endpoints e
+    WHERE e.enabled AND NOT e.id = ANY($4::uuid[]) AND NOT (e.failing_since IS NOT NULL AND e.id = ANY($6::uuid[]))
+), chosen AS (
+    SELECT d.id, d.endpoint_id
+    FROM (SELECT * FROM ready WHERE first_due <= $1 ORDER BY failing, first_due LIMIT $2) r
     CROSS JOIN LATERAL (
         SELECT id, endpoint_id FROM webhook_deliveries
-        WHERE endpoint_id = e.id AND status = 'pending' AND next_attempt_at <= $1
-        ORDER BY next_attempt_at, created_at LIMIT $3 FOR UPDATE SKIP LOCKED) d
-    WHERE e.enabled AND NOT e.id = ANY($4::uuid[])
+        WHERE endpoint_id = r.id AND status = 'pending' AND next_attempt_at <= $1
+        ORDER BY next_attempt_at, created_at LIMIT CASE WHEN r.failing THEN 1 ELSE $3::int END FOR UPDATE SKIP LOCKED) d
     LIMIT $2
 ), taken AS (
     UPDATE webhook_deliveries d SET attempts = attempts + 1, next_attempt_at = $5
