@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from services.cli.chaos.world import CHANGE_DAY, CREDITS_PER_UNIT, ITEMS, POWER_LEVELS, Customer, Subscription, World
 
@@ -27,6 +27,10 @@ class Kind(NamedTuple):
     power: int
     byok: bool
     ok: bool
+
+
+Figures: TypeAlias = tuple[int, int, int, int]
+"""Prompt, answer and cached tokens, and latency, of one event."""
 
 
 class Usage(NamedTuple):
@@ -74,6 +78,18 @@ class Books:
         sums[3] += cached_tokens
         sums[4] += latency_ms
 
+    def correct(self, what: str, kind: Kind, taken_back: Figures, instead: tuple[Kind, Figures] | None = None) -> None:
+        """Enter a correction: an event is taken back, and perhaps another one counts in its place."""
+        self.published += 1
+        self.record_faults[what] += 1
+        self._add(kind, -1, taken_back)
+        if instead:
+            self._add(instead[0], 1, instead[1])
+
+    def _add(self, kind: Kind, sign: int, figures: Figures) -> None:
+        sums = self.usage.setdefault(kind, [0, 0, 0, 0, 0])
+        sums[:] = [a + sign * b for a, b in zip(sums, (1, *figures), strict=True)]
+
     def resent(self, what: str) -> None:
         """Enter an event that was sent before, byte for byte."""
         self.published += 1
@@ -117,9 +133,10 @@ class Books:
         return sum(sums[0] for sums in self.usage.values())
 
     def entries(self) -> Iterator[tuple[Kind, Usage]]:
-        """Yield the sums of every kind of usage."""
+        """Yield the sums of every kind of usage, but of those that were taken back altogether."""
         for kind, sums in self.usage.items():
-            yield kind, Usage(*sums)
+            if any(sums):
+                yield kind, Usage(*sums)
 
     def amounts(self) -> dict[int, Decimal]:
         """Return what each subscription's usage is worth, exactly, by its number."""

@@ -139,8 +139,8 @@ FROM accepted;
 -- What the log holds of the sources $1, by what distinguishes usage in the books; days are counted from $2.
 SELECT subscription_id::text AS subscription_id, floor(extract(epoch FROM created_at - $2::timestamptz) / 86400)::integer AS day,
        coalesce(model_id, tool_name) AS item, power_level, byok, status_code < 400 AS ok,
-       count(*) AS requests, sum(request_tokens)::bigint AS request_tokens, sum(response_tokens)::bigint AS response_tokens,
-       sum(cached_tokens)::bigint AS cached_tokens, sum(latency_ms)::bigint AS latency_ms
+       sum(quantity)::bigint AS requests, sum(request_tokens)::bigint AS request_tokens, sum(response_tokens)::bigint AS response_tokens,
+       sum(cached_tokens)::bigint AS cached_tokens, sum(quantity * latency_ms)::bigint AS latency_ms
 FROM usage_logs WHERE source = $1 GROUP BY 1, 2, 3, 4, 5, 6;
 
 -- name: summarised

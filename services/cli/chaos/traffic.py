@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from services.cli.chaos.books import Books, Kind
+import msgspec
+
+from services.cli.chaos.books import Books, Figures, Kind
 from services.cli.chaos.poison import POISON, Refused
 from services.cli.chaos.world import ITEMS, POWER_LEVELS, Subscription, World
 from services.cli.demo.record import Record
 from shared.contracts import SPEC_VERSION, USAGE_TYPE
+from shared.corrections import AMEND_TYPE, VOID_TYPE
 
 LATE: Final = 0.01
 OUT_OF_ORDER: Final = 0.05
@@ -25,6 +28,7 @@ FAILED: Final = 0.03
 RESENT: Final = 0.008
 RESENT_LONG_AFTER: Final = 0.002
 CONFLICTING: Final = 0.000_6
+CORRECTED: Final = 0.001
 POISONED: Final = 0.003
 OF_STRANGERS: Final = 0.000_5
 """Shares of the events."""
@@ -43,7 +47,8 @@ class _Sent(NamedTuple):
     subscription: Subscription
     id: str
     time: str
-    tokens: int
+    kind: Kind
+    figures: Figures
 
 
 class Traffic:
@@ -64,6 +69,7 @@ class Traffic:
         self._kept: list[_Sent] = []
         self._number = 0
         self._poison: list[str] = []
+        self._corrected: set[str] = set()
 
     def records(self) -> Iterator[Record]:
         """Yield records without an end; times stay at the present once `events` are drawn."""
@@ -85,9 +91,8 @@ class Traffic:
         random_ = self._rng.random
         who = subscription or self._rng.choices(self._everyone, cum_weights=self._weights)[0]
         item = who.item if random_() < 0.9 else 3
-        sent, prompt, answer, cached, latency, ok = self._draw(who, item, time)
-        kind = Kind(who.number, int((time - self._start) // _DAY), item, who.power, who.byok, ok)
-        self.books.accept(kind, prompt, answer, cached, latency)
+        sent = self._draw(who, item, time)
+        self.books.accept(sent.kind, *sent.figures)
         if who.standing == "known":  # of two held events, attribution may well take the second first
             self._recent.append(sent)
             if len(self._kept) < _KEPT:
@@ -98,14 +103,14 @@ class Traffic:
 
     def announced_loss(self, time: float) -> Record:
         """Draw a valid event that will be lost: it is not entered here, but by whoever loses it."""
-        return self._draw(self._everyone[0], 0, time)[0].record
+        return self._draw(self._everyone[0], 0, time).record
 
     def refused(self, time: float, reason: str, what: str) -> Record:
         """Draw a valid event that must be refused all the same, for `reason`, and enter it."""
         self.books.refuse(what, reason)
-        return self._draw(self._everyone[0], 0, time)[0].record
+        return self._draw(self._everyone[0], 0, time).record
 
-    def _draw(self, who: Subscription, item: int, time: float) -> tuple[_Sent, int, int, int, int, bool]:
+    def _draw(self, who: Subscription, item: int, time: float) -> _Sent:
         random_ = self._rng.random
         self._number += 1
         id_ = f"{self._prefix}{self._number:x}"
@@ -126,7 +131,8 @@ class Traffic:
             f'"power_level":"{POWER_LEVELS[who.power][0]}","byok":{"true" if who.byok else "false"}{key}}}}}'
         ).encode()
         record = Record(str(who.id).encode(), value)
-        return _Sent(record, who, id_, when, prompt), prompt, answer, cached, latency, ok
+        kind = Kind(who.number, int((time - self._start) // _DAY), item, who.power, who.byok, ok)
+        return _Sent(record, who, id_, when, kind, (prompt, answer, cached, latency))
 
     # --- what else clients send ---------------------------------------------------------------------------------------
 
@@ -140,12 +146,14 @@ class Traffic:
             yield self._again()
         elif chance < (edge := edge + CONFLICTING):
             yield self._conflict()
+        elif chance < (edge := edge + CORRECTED):
+            yield self._correction()
         elif chance < (edge := edge + POISONED):
             yield self._poisoned()
         elif chance < edge + OF_STRANGERS:
             self.books.hold("of an unknown subscription")
             who = self._rng.choice(self._strangers)
-            yield self._draw(who, who.item, self._now - 3_600)[0].record
+            yield self._draw(who, who.item, self._now - 3_600).record
 
     def _again(self) -> Record:
         return self._rng.choice(self._kept).record
@@ -156,12 +164,32 @@ class Traffic:
         assert sent.record.value is not None, "only events are kept"  # noqa: S101
         if self._rng.random() < 0.5:
             self.books.refuse("same id, other body", "conflict")
-            found, changed = f'"request_tokens":{sent.tokens},', f'"request_tokens":{sent.tokens + 5_000},'
+            found, changed = f'"request_tokens":{sent.figures[0]},', f'"request_tokens":{sent.figures[0] + 5_000},'
         else:
             self.books.refuse("same id, other time", "conflict")
             later = datetime.fromisoformat(sent.time) - timedelta(minutes=self._rng.randint(1, 3_000))
             found, changed = f'"time":"{sent.time}"', f'"time":"{later.isoformat()}"'
         return sent.record._replace(value=sent.record.value.replace(found.encode(), changed.encode()))
+
+    def _correction(self) -> Record:
+        """Return an event that takes an earlier one back, or amends it; one that was taken back already refuses a second time."""
+        sent, amends = self._rng.choice(self._kept), self._rng.random() < 0.5
+        self._number += 1
+        what = "amends" if amends else "voids"
+        document = {
+            "specversion": SPEC_VERSION, "type": AMEND_TYPE if amends else VOID_TYPE, "source": self.world.run,
+            "id": f"{self._prefix}{self._number:x}", "time": datetime.fromtimestamp(self._now, UTC).isoformat(),
+            "subject": str(sent.subscription.id), "data": {what: sent.id},
+        }  # fmt: skip
+        instead = (sent.kind._replace(ok=True), (sent.figures[0] + 7, sent.figures[1], sent.figures[2], 11))
+        if amends:
+            document["data"] = {what: sent.id, **_data(*instead)}
+        if sent.id in self._corrected:
+            self.books.refuse(f"{what} what was taken back", "already_voided")
+        else:
+            self._corrected.add(sent.id)
+            self.books.correct(f"{what} an earlier event", sent.kind, sent.figures, instead if amends else None)
+        return Record(sent.record.key, msgspec.json.encode(document))
 
     def _poisoned(self) -> Record:
         """Return the next kind of bad record; every kind comes in turn."""
@@ -181,3 +209,13 @@ class Traffic:
         self.books.record_faults[kind] += 1
         self.books.accept(Kind(who.number, day, 0, 0, False, True), *used)
         return made.record
+
+
+def _data(kind: Kind, figures: Figures) -> dict[str, Any]:
+    """Return the data of an event of that kind."""
+    item = ITEMS[kind.item]
+    return {
+        "tool_name" if item.tool else "model": item.name, "provider": "chaos", "request_tokens": figures[0],
+        "response_tokens": figures[1], "cached_tokens": figures[2], "latency_ms": figures[3],
+        "status_code": 200 if kind.ok else 503, "power_level": POWER_LEVELS[kind.power][0], "byok": kind.byok,
+    }  # fmt: skip

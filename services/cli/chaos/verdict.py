@@ -90,6 +90,7 @@ async def _stored(connection: Connection, books: Books) -> dict[tuple[Any, ...],
             r["requests"], r["request_tokens"], r["response_tokens"], r["cached_tokens"], r["latency_ms"]
         )
         for r in rows
+        if any((r["requests"], r["request_tokens"], r["response_tokens"], r["cached_tokens"], r["latency_ms"]))
     }
 
 
@@ -118,6 +119,7 @@ async def _summarised(connection: Connection, books: Books) -> dict[tuple[Any, .
             ),
         )
         for r in await connection.fetch(SQL["summarised"], books.world.start)
+        if r["request_count"] or r["request_tokens"] or r["latency_sum_ms"]
     }
 
 
