@@ -16,12 +16,10 @@ from shared.postgres import Connection
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest")
-COLUMNS = ("created_at", "id", "row_id", "generation")
-
-
-Identity: TypeAlias = tuple[bytes, datetime, UUID, UUID | None]
-"""What is guarded: an id as 16 bytes (they are sorted by it), the event time of the row that it left, the id, and that row's id where it
-is another one."""
+Identity: TypeAlias = tuple[datetime, UUID]
+"""What is guarded: the event time of the row that an event left, and its id, which is the row's."""
+ElsewhereIdentity: TypeAlias = tuple[datetime, UUID, UUID | None]
+"""The same with the id of the row, where that is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +42,24 @@ class Guard:
         return {row["id"] for row in await connection.fetch(_SQL["known_before"], ids, self.generation)}
 
     async def add(self, connection: Connection, identities: Iterable[Identity]) -> None:
-        """Guard identities. Raises asyncpg's `UniqueViolationError` if the open generation has one of them.
+        """Guard identities, given in the order of their ids. Raises asyncpg's `UniqueViolationError` if the open generation has one of them.
 
-        In the order of the ids: two workers with the same ones wait for each other, but not in a circle.
+        The order keeps neighbours in the index together; and two workers with the same ids wait for each other, but not in a circle.
         """
         generation = self.generation
-        records = [(created_at, id_, row_id, generation) for _, created_at, id_, row_id in sorted(identities)]
-        await connection.copy_records_to_table("usage_ids", records=records, columns=COLUMNS)
+        await connection.copy_records_to_table(
+            "usage_ids",
+            records=[(created_at, id_, generation) for created_at, id_ in identities],
+            columns=("created_at", "id", "generation"),
+        )
+
+    async def add_elsewhere(self, connection: Connection, identities: Iterable[ElsewhereIdentity]) -> None:
+        """Guard identities of which some left a row of another id, in any order. Raises as `add` does."""
+        await connection.copy_records_to_table(
+            "usage_ids",
+            records=[(*identity, self.generation) for identity in sorted(identities, key=lambda one: one[1].bytes)],
+            columns=("created_at", "id", "row_id", "generation"),
+        )
 
 
 async def stored_versions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import NamedTuple
 
 import asyncpg
@@ -30,6 +31,9 @@ class Candidate(NamedTuple):
     record: ConsumerRecord[bytes, bytes]
     key: bytes
     row: UsageRow
+
+
+_BY_ID = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -180,7 +184,7 @@ def refused_by_database(error: Exception) -> Rejected:
 
 async def _copy(connection: Connection, guard: Guard, candidates: Sequence[Candidate]) -> None:
     async with connection.transaction():  # a savepoint: a refusal must not cost the transaction
-        await guard.add(connection, [(key, row.created_at, row.id, None) for _, key, row in candidates])
+        await guard.add(connection, ((row.created_at, row.id) for _, _, row in sorted(candidates, key=_BY_ID)))
         await connection.copy_records_to_table("usage_logs", records=[c.row for c in candidates], columns=COLUMNS)
 
 

@@ -21,7 +21,7 @@ from services.ingest.corrections.decisions import (
     replacement,
     reversal_of,
 )
-from services.ingest.identities import Guard, Identity, stored_versions
+from services.ingest.identities import ElsewhereIdentity, Guard, stored_versions
 from services.ingest.log import REFUSALS_OF_VALUES, refused_by_database
 from services.ingest.rows import UsageRow
 from shared.postgres import Connection
@@ -131,13 +131,13 @@ class _Applying:
         self, ready: Sequence[Correcting], originals: Sequence[UsageRow], replaced: Sequence[UsageRow | None]
     ) -> None:
         rows: list[tuple[Any, ...]] = []
-        identities: list[Identity] = []
+        identities: list[ElsewhereIdentity] = []
         for correcting, original, new in zip(ready, originals, replaced, strict=True):
             at = original.created_at
             rows.append(reversal_of(correcting, original, self.batch_id))
-            identities.append((correcting.reversal.bytes, at, correcting.reversal, None))
-            identities.append((correcting.id.bytes, at, correcting.id, None if new else correcting.reversal))
+            identities.append((at, correcting.reversal, None))
+            identities.append((at, correcting.id, None if new else correcting.reversal))
             if new is not None:
                 rows.append((*new, 1, correcting.original, correcting.event.time))
-        await self.guard.add(self.connection, identities)
+        await self.guard.add_elsewhere(self.connection, identities)
         await self.connection.copy_records_to_table("usage_logs", records=rows, columns=CORRECTION_COLUMNS)
