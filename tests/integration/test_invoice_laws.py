@@ -87,6 +87,21 @@ async def test_a_preview_takes_off_what_was_granted_and_forecasts_the_rest_of_th
     assert (await desk.close()).invoices[0].total == found.invoice.total
 
 
+async def test_a_running_month_does_not_show_what_the_month_before_will_be_invoiced_for(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    await desk.use(usage(customer.subscription_id, request_tokens=1_000_000))
+    await desk.use(usage(customer.subscription_id, at=datetime(2026, 11, 1, 3, tzinfo=UTC), request_tokens=100_000))
+    (running,) = await previewed(desk, customer.user_id, MONTHS[1])
+    assert [(ln.kind, ln.quantity) for ln in running.invoice.lines] == [("usage", Decimal(100_000))]
+    await desk.close()
+    await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+    (running,) = await previewed(desk, customer.user_id, MONTHS[1])
+    assert [(ln.kind, ln.quantity) for ln in running.invoice.lines] == [
+        ("usage", Decimal(100_000)),
+        ("adjustment", Decimal(10_000)),
+    ]
+
+
 async def test_late_events_go_into_the_draft_until_it_is_issued(desk: Desk) -> None:
     customer = await make_customer(desk.pool)
     await desk.use(usage(customer.subscription_id, request_tokens=100_000))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -47,7 +47,8 @@ async def preview(
 ) -> list[Preview]:
     """Return what `user_id` would be invoiced for `period`, by currency; nothing where that is issued already, or nothing is to be paid.
 
-    At the end of the grace it is what closing issues. `connection` must not be in a transaction: everything is read in one snapshot.
+    At the end of the grace it is what closing issues. While the period runs, usage of the month before is left out as long as that month has
+    no invoice of its own. `connection` must not be in a transaction: everything is read in one snapshot.
     """
     terms = terms or Terms()
     async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -57,6 +58,10 @@ async def preview(
         drafts = {uuid7(): customer for customer in customers if customer not in issued}
         of = await store.customer_terms(connection, drafts.values(), terms)
         unbilled = await store.unbilled(connection, period, drafts)
+        if now < period.end:  # the month before is invoiced by itself, not as adjustments of this one
+            last = Period.month_of(period.start - timedelta(microseconds=1))
+            closed = await store.invoiced(connection, last, user_id)
+            unbilled = [g for g in unbilled if g.period_start != last.start or drafts[g.invoice_id] in closed]
         groups, notes = await plan_notes(connection, period, drafts, unbilled, of)
         lines = compose(period, drafts, groups, charges, await store.carried(connection, drafts.values()))
         previews = []

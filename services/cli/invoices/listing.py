@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +102,7 @@ async def _read(connection: Any, number: str) -> InvoiceDocument | CreditNoteDoc
         return invoice
     period = Period(invoice.period_start, invoice.period_end)
     found = await previewed(connection, invoice.user_id, period, now=SystemClock().now())
-    return next((p.invoice for p in found if p.invoice.currency == invoice.currency), invoice)
+    return next((replace(p.invoice, id=invoice.id) for p in found if p.invoice.currency == invoice.currency), invoice)
 
 
 def preview(

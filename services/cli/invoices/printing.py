@@ -72,7 +72,7 @@ def print_document(document: InvoiceDocument | CreditNoteDocument) -> None:
         typer.echo(f"{what:>84} {tax.tax:>14f} {document.currency}")
     typer.echo(f"{'total':>84} {document.total:>14f} {document.currency}")
     for name in ("amount_credited", "amount_paid", "amount_due"):
-        if (amount := getattr(document, name, None)) is not None:
+        if document.number is not None and (amount := getattr(document, name, None)) is not None:
             typer.echo(f"{name.removeprefix('amount_'):>84} {amount:>14f} {document.currency}")
 
 
