@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 
 from shared.clock import FixedClock
-from shared.jobs import Every, Job, JobRefused, Monthly, Schedule, Unfinished, run_by_hand, run_due, states
-from shared.postgres import Pool
+from shared.jobs import Every, Job, JobRefused, Monthly, Schedule, Timer, Unfinished, run_by_hand, run_due, states
+from shared.postgres import Pool, create_pool
 from tests.integration.roles import BILLING, with_role
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -221,3 +221,24 @@ async def test_a_job_that_was_looked_after_twice_in_vain_is_overdue(
 async def _states(pool: Pool, job: Job, clock: FixedClock) -> Any:
     async with with_role(pool, BILLING).acquire() as connection:
         return await states(connection, [job], clock.now())
+
+
+@pytest.mark.parametrize("connections", [2, 3, 8])
+async def test_jobs_that_are_due_together_do_not_wait_for_each_other_for_ever(database: str, connections: int) -> None:
+    pool, done, all_done = await create_pool(database, max_size=connections), set[str](), asyncio.Event()
+    jobs: list[Job] = []
+    for number in range(9):
+
+        async def effect(_scheduled_for: datetime, name: str = f"job {number}") -> Mapping[str, Any]:
+            await pool.execute("SELECT 1")
+            done.add(name)
+            if len(done) == len(jobs):
+                all_done.set()
+            return {}
+
+        jobs.append(Job(f"job {number}", HOUR, Every(HOUR), effect))
+    timer = Timer(pool, FixedClock(BEGIN), jobs, worker="0")
+    await timer.keep_running()
+    await asyncio.wait_for(all_done.wait(), timeout=30)
+    await timer.stop()
+    await pool.close()

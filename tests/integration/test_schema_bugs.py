@@ -301,6 +301,8 @@ async def test_nothing_of_value_is_deleted_by_a_cascade(connection: Connection) 
         ("admin_notes", "users"), ("bridge_tokens", "users"), ("sessions", "users"), ("sync_logs", "users"), ("user_activity", "users"),
         ("user_provider_keys", "users"), ("library_versions", "libraries"), ("documentation_chunks", "library_versions"),
         ("plan_versions", "plans"), ("subscription_terms", "subscriptions"), ("subscription_changes", "subscriptions"),  # of what was never used
+        ("alert_settings", "users"), ("webhook_deliveries", "webhook_endpoints"), ("webhook_deliveries", "webhook_messages"),
+        ("webhook_attempts", "webhook_deliveries"),  # a log of what was sent, kept for days
         ("usage_archive_batches", "usage_archives"), ("usage_archive_sums", "usage_archives"),  # parts of one record, gone on restore
     }  # fmt: skip
 
