@@ -43,8 +43,7 @@ async def ada(database_pool: Pool) -> UUID:
 
 
 async def answer(tallystick: Command, *arguments: str) -> Any:
-    options = arguments.index("--") if "--" in arguments else len(arguments)
-    code, printed = await tallystick(*arguments[:options], "--json", *arguments[options:])
+    code, printed = await tallystick(*arguments, "--json")
     assert code == 0, printed
     return json.loads(printed)
 
@@ -58,7 +57,7 @@ async def test_credits_are_given_used_corrected_and_shown(tallystick: Command, d
     assert given["balance"] == "100"
     await answer(tallystick, "refund", str(ada), "2.50", "--why", "slow answers", "--by", "grace")
     await database_pool.execute("SELECT settle_user_credits($1, 30, 'w1')", ada)
-    assert (await answer(tallystick, "adjust", str(ada), "--why", "typo", "--by", "grace", "--", "-10"))[
+    assert (await answer(tallystick, "adjust", str(ada), "--take", "10", "--why", "typo", "--by", "grace"))[
         "balance"
     ] == "62.5"
     account = await answer(tallystick, "balance", "ADA@example.com")
@@ -130,7 +129,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("grant", "ada@example.com", "5", "--why", "x", "--kind", "purchase"), "not given by hand"),
     (("grant", "ada@example.com", "5", "--why", "x", "--expires", "2020-01-01"), "have expired already"),
     (("grant", "ada@example.com", "0.001", "--currency", "EUR", "--why", "x"), "cannot be given"),
-    (("adjust", "ada@example.com", "--why", "x", "--", "-5"), "insufficient credits: 5 to take back, 0 available"),
+    (("adjust", "ada@example.com", "--why", "x", "--take", "5"), "insufficient credits: 5 to take back, 0 available"),
+    (("adjust", "ada@example.com", "--why", "x"), "say --add CREDITS or --take CREDITS"),
+    (("adjust", "ada@example.com", "--why", "x", "--add", "5", "--take", "5"), "say --add CREDITS or --take CREDITS"),
     (("rate", "set", "EURO", "5"), "a rate is above zero"),
     (("rate", "set", "USD", "5", "--from", "2000-01-01"), "has a rate from"),
     (("tier", "set", "ada@example.com", "gold"), "there is no tier 'gold'"),

@@ -168,18 +168,22 @@ def grant(
 @app.command()
 def adjust(
     user: User,
-    credits_: Annotated[str, typer.Argument(metavar="AMOUNT", help="Credits; -5 takes five back (write it after --).")],
     *,
     why: Why,
+    add: Annotated[str | None, typer.Option("--add", metavar="CREDITS", help="Add so many.")] = None,
+    take: Annotated[str | None, typer.Option("--take", metavar="CREDITS", help="Take so many back.")] = None,
     key: Key = None,
     by: By = None,
     as_json: AsJson = False,
 ) -> None:
-    """Correct a balance, upwards or downwards, never below zero: `tallystick credits adjust USER --why TEXT -- -5`."""
+    """Correct a balance, upwards or downwards, never below zero."""
     from services.billing.credits import desk  # noqa: PLC0415
     from shared.ids import uuid7  # noqa: PLC0415
 
-    wanted, reason = amount(credits_), operator.parse_why(why)
+    given, reason = amount(add or take or "0"), operator.parse_why(why)
+    if (add is None) == (take is None) or given <= 0:
+        raise ConfigurationError("say --add CREDITS or --take CREDITS, above zero")
+    wanted = given if take is None else -given
 
     async def post(connection: Any) -> Posted:
         found = await desk.find_user(connection, user)
