@@ -19,6 +19,7 @@ TABLES: Final = {
     "shared/outbox.sql": {"table": [f"{service}_outbox" for service in SERVICES]},
     "shared/positions.sql": {"table": [f"{service}_positions" for service in SERVICES]},
     "shared/recorded.sql": {"table": ["aggregator_positions", "billing_positions"]},
+    "services/cli/chaos/lock.sql": {"table": [f"{service}_positions" for service in SERVICES]},
     "services/ingest/partitions/partition.sql": {"partition": ["usage_logs_2026_11"]},
 }
 """What stands in the place of each {placeholder} of a file."""

@@ -22,7 +22,7 @@ SELECT add_user_credits($1::uuid, $2::numeric, 'bonus', description => 'chaos', 
 
 -- name: model
 INSERT INTO models (id, name, provider, description, capabilities, context_length, input_price_per_1k, output_price_per_1k)
-VALUES ($1, $1, 'chaos', $1, '{chat}', 1000, 0, 0) ON CONFLICT DO NOTHING;
+VALUES ($1, $1, 'chaos', $1, ARRAY['chat'], 1000, 0, 0) ON CONFLICT DO NOTHING;
 
 -- name: price
 INSERT INTO model_prices (model_id, tool_name, currency, valid_from, valid_to, input_price_per_1k, cached_input_price_per_1k,

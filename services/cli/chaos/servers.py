@@ -21,7 +21,7 @@ _ATTEMPTS: Final = 40
 _POSTGRES_SETTINGS: Final = {
     "synchronous_commit": "on",
     "shared_buffers": "512MB",
-    "max_wal_size": "4GB",
+    "max_wal_size": "1GB",
     "allow_in_place_tablespaces": "on",
 }
 """Without fsync a killed server loses nothing as long as the machine stays up, but only what was written: no commit may be reported before."""
