@@ -41,7 +41,7 @@ class Settings(PipelineSettings):
     )
     ingest_identity_days: int = Field(
         400,
-        ge=35,
+        ge=400,
         le=36_500,
         description="How long an event's identity is guarded at least, after its row was stored; never shorter than the row is in the database.",
     )

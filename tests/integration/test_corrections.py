@@ -15,13 +15,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.ingest.acceptance import Limits, Reason
+from services.ingest.partitions.ahead import IdentityGenerations
 from services.ingest.quarantine import Choice, Replay
+from shared.clock import FixedClock
 from shared.contracts import UsageRecorded
 from shared.ids import event_id, uuid7
-from shared.postgres import Pool
+from shared.postgres import Pool, create_pool
 from tests.integration.aggregator_facts import make_subscription
 from tests.integration.ingest_facts import Ingest
-from tests.unit.ingest.events import amend, document, record, structured, void
+from tests.unit.ingest.events import NOW, amend, document, record, structured, void
 
 SOURCE = str(document()["source"])
 EARLIER = "2026-11-20T10:15:00Z"
@@ -265,7 +267,9 @@ async def test_a_refused_original_is_taken_back_when_it_is_replayed(ingest: Inge
     """As is a correction that was refused itself: both go through the same path."""
     other = uuid7()
     await ingest.apply_values(structured(id="a", subject=subscription), void("a", subject=str(other)))
-    await ingest.apply_values(structured(id="b", subject=subscription, data={"cached_tokens": 11}), void("b", id="void-2"))
+    await ingest.apply_values(
+        structured(id="b", subject=subscription, data={"cached_tokens": 11}), void("b", id="void-2")
+    )
     await ingest.pool.execute(
         "UPDATE quarantined_events SET record_value = convert_to(replace(replace(convert_from(record_value, 'UTF8'), $1, $2), '11}', '9}'), 'UTF8')",
         str(other),
@@ -325,6 +329,26 @@ async def test_a_correction_of_an_archived_month_is_refused_until_it_is_restored
     [row] = await ingest.quarantined()
     assert row["reason"] == Reason.TOO_OLD
     assert "the usage of 2026-11 is archived: restore it" in row["detail"]
+
+
+async def test_ingest_does_all_this_with_the_rights_of_its_role(
+    ingest: Ingest, ingest_database: str, subscription: str
+) -> None:
+    pool = await create_pool(ingest_database, application_name="tests", role="tallystick_ingest")
+    try:
+        assert await pool.fetchval("SELECT current_user") == "tallystick_ingest"
+        worker = Ingest(pool)
+        await worker.apply_values(void("a"), structured(id="b", subject=subscription), void("b", id="void-2"))
+        await worker.apply_values(
+            structured(id="a", subject=subscription), structured(id="b", subject=subscription, time=EARLIER)
+        )
+        await worker.attribute()
+        await IdentityGenerations(pool, FixedClock(NOW), timedelta(days=183), timedelta(days=400))()
+    finally:
+        await pool.close()
+
+    assert await sums(ingest) == {}
+    assert await reasons(ingest) == [Reason.CONFLICT]
 
 
 # --- any order --------------------------------------------------------------------------------------------------------
