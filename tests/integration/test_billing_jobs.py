@@ -16,7 +16,7 @@ from services.billing.reconciliation.jobs import LastReconciliation, reconciliat
 from services.billing.reconciliation.statements import STATEMENTS
 from shared.clock import FixedClock
 from shared.jobs import Job, Timer, run_due
-from shared.postgres import Pool, create_pool
+from shared.postgres import Pool
 from tests.integration.billing_facts import Desk, make_customer, make_price, usage
 
 DAY = timedelta(days=1)
@@ -123,35 +123,6 @@ async def test_the_timer_runs_what_is_due(desk: Desk) -> None:
     await timer.keep_running()
     await asyncio.wait_for(done.wait(), timeout=10)
     await timer.stop()
-
-
-async def test_more_jobs_are_due_at_once_than_the_pool_has_connections(database: str) -> None:
-    """As when a worker starts. A look holds a connection while its job takes another."""
-    async with await create_pool(database, max_size=3) as pool:
-        done: set[str] = set()
-        every = asyncio.Event()
-
-        def job(name: str) -> Job:
-            async def effect(_scheduled_for: datetime) -> Mapping[str, Any]:
-                await pool.fetchval("SELECT pg_sleep(0.01)")
-                done.add(name)
-                if len(done) == 9:
-                    every.set()
-                return {}
-
-            return Job(
-                name, timedelta(seconds=60), lambda now, last: [now] if last is None or last < now else [], effect
-            )
-
-        timer = Timer(
-            pool,
-            FixedClock(datetime(2026, 11, 3, tzinfo=UTC)),
-            [job(f"job {number}") for number in range(9)],
-            worker="0",
-        )
-        await timer.keep_running()
-        await asyncio.wait_for(every.wait(), timeout=30)
-        await timer.stop()
 
 
 async def test_the_last_verdict_is_a_metric_of_every_worker(desk: Desk) -> None:
