@@ -16,7 +16,7 @@ from shared.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.billing.reconciliation.provider import Days, Difference, Export
+    from services.billing.reconciliation.provider_exports.export import Days, Difference, Export
 
 EXIT_DIFFERS = 1
 SHOWN = 30
@@ -24,7 +24,7 @@ SHOWN = 30
 
 def against_provider(file: Path, tolerance: str, models: Sequence[str], *, as_json: bool) -> int:
     """Compare, print, and return the exit code: 1 if something differs by more than `tolerance` per cent."""
-    from services.billing.reconciliation.provider import ExportRefused, compare, read_export, rename  # noqa: PLC0415
+    from services.billing.reconciliation.provider_exports.export import ExportRefused, compare, read_export, rename  # noqa: PLC0415
 
     allowed, names = _fraction(tolerance), _names(models)
     try:
@@ -44,8 +44,8 @@ def against_provider(file: Path, tolerance: str, models: Sequence[str], *, as_js
 
 
 async def _recorded(connection: Any, export: Export, names: dict[str, str]) -> tuple[list[str], Days]:
-    from services.billing.reconciliation.provider import rename  # noqa: PLC0415
-    from services.billing.reconciliation.recorded import known_models, recorded_days  # noqa: PLC0415
+    from services.billing.reconciliation.provider_exports.export import rename  # noqa: PLC0415
+    from services.billing.reconciliation.provider_exports.recorded import known_models, recorded_days  # noqa: PLC0415
 
     known = await known_models(connection)
     models = sorted({model for _, model in rename(export.days, known, names)})

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.reconciliation.provider import (
+from services.billing.reconciliation.provider_exports.export import (
     Difference,
     ExportRefused,
     Usage,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import date
 from typing import Final
 
-from services.billing.reconciliation.provider import Days, Usage
+from services.billing.reconciliation.provider_exports.export import Days, Usage
 from shared.postgres import Connection
 from shared.sql import Queries
 
-SQL: Final = Queries.load("services.billing.reconciliation", "provider.sql")
+SQL: Final = Queries.load("services.billing.reconciliation.provider_exports")
 
 
 async def recorded_days(connection: Connection, first: date, last: date, models: list[str], provider: str) -> Days:

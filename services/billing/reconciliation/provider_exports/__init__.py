@@ -1,0 +1,1 @@
+"""Providers' usage exports: what they say that we used, compared with what we recorded. An operator's command, no work of the worker."""
