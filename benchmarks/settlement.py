@@ -4,7 +4,8 @@
 
 Every user has `--rows` rows of rated usage in each window. A settlement claims them, writes one ledger entry and what each grant paid,
 moves account and grants, records the settlement, and checks at COMMIT that ledger, grants and balance agree. The limit is a bare table
-of balances that is updated in chunks as large, one transaction each: what Postgres needs at least to remember them.
+of balances that is updated in chunks as large, one transaction each: what Postgres needs at least to remember them. Beside the rates it
+prints CPU (this process and its session in Postgres), which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
+import psutil
 
 from benchmarks.ingest import database
 from deploy.local.stack import running_stack
@@ -38,6 +41,34 @@ EVENTS_PER_SECOND = 60_000
 GRANTS = 3
 """Open grants of each user: an allowance, a gift, a purchase."""
 HOUR = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+class Cost(NamedTuple):
+    """What it took for each user, in seconds: by the clock, and of CPU."""
+
+    clock: float
+    cpu: float
+
+
+class Meter:
+    """Measures what this process and one session of Postgres do."""
+
+    def __init__(self, pid: int) -> None:
+        self._processes = [psutil.Process(), psutil.Process(pid)]
+
+    def __enter__(self) -> Meter:
+        self._clock, self._cpu = time.perf_counter(), self._busy()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clock, self.cpu = time.perf_counter() - self._clock, self._busy() - self._cpu
+
+    def per(self, count: int) -> Cost:
+        """Return what it cost for each of so many."""
+        return Cost(self.clock / count, self.cpu / count)
+
+    def _busy(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
 
 
 async def prepare(connection: asyncpg.Connection, users: int) -> None:
@@ -82,10 +113,9 @@ async def use(connection: asyncpg.Connection, window: int, rows: int) -> None:
     await connection.execute("CHECKPOINT")
 
 
-async def bare_updates(connection: asyncpg.Connection) -> float:
-    """Return balances/s of bare UPDATEs."""
+async def bare_updates(connection: asyncpg.Connection) -> int:
+    """Update every balance; return how many."""
     ids = [row["user_id"] for row in await connection.fetch("SELECT user_id FROM bare ORDER BY user_id")]
-    started = time.perf_counter()
     for first in range(0, len(ids), ACCOUNTS_AT_ONCE):
         chunk = ids[first : first + ACCOUNTS_AT_ONCE]
         await connection.execute(
@@ -93,24 +123,30 @@ async def bare_updates(connection: asyncpg.Connection) -> float:
             chunk,
             [Decimal("0.15")] * len(chunk),
         )
-    return len(ids) / (time.perf_counter() - started)
+    return len(ids)
 
 
-async def measure(server: str, users: int, rows: int, windows: int) -> tuple[list[float], list[float]]:
-    """Return settlements/s and balances/s of bare UPDATEs, for each window."""
+async def measure(server: str, users: int, rows: int, windows: int) -> tuple[list[Cost], list[Cost]]:
+    """Return what a settlement cost, and what a bare UPDATE, for each window."""
     async with database(server) as (url, connection):
         await prepare(connection, users)
-        pool = await create_pool(url)
+        pool = await create_pool(url, max_size=1)
+        pid = await pool.fetchval("SELECT pg_backend_pid()")
         settling = Settling(pool, SystemClock(), Outbox("billing_outbox"), Pending({}, Decimal("0.8")))
         ours, limit = [], []
         for window in range(windows):
             await use(connection, window, rows)
-            limit.append(await bare_updates(connection))
-            started = time.perf_counter()
-            made = await settling.settle_all()
-            ours.append(made / (time.perf_counter() - started))
-            assert made == users
-            print(f"window {window + 1}: {ours[-1]:.0f} settled/s, bare {limit[-1]:.0f}/s", file=sys.stderr)
+            async with pool.acquire() as session:
+                with Meter(pid) as bare:
+                    assert await bare_updates(session) == users
+            with Meter(pid) as settled:
+                assert await settling.settle_all() == users
+            limit.append(bare.per(users))
+            ours.append(settled.per(users))
+            print(
+                f"window {window + 1}: {1 / ours[-1].clock:.0f} settled/s, bare {1 / limit[-1].clock:.0f}/s",
+                file=sys.stderr,
+            )
         await pool.close()
         sums = await connection.fetchrow(
             """SELECT (SELECT sum(amount) FROM credit_transactions) AS ledger, (SELECT sum(remaining) FROM credit_grants) AS grants,
@@ -132,7 +168,8 @@ def main() -> None:
     options = parser.parse_args()
     with running_stack(servers=("postgres",), say=lambda line: print(line, file=sys.stderr)) as running:
         ours, limit = asyncio.run(measure(running.stack.database_url, options.users, options.rows, options.windows))
-    settled = statistics.median(ours)
+    settled, bare = (statistics.median(1 / cost.clock for cost in costs) for costs in (ours, limit))
+    cpu, bare_cpu = (statistics.median(cost.cpu for cost in costs) * 1e6 for costs in (ours, limit))
     in_window = settled * WINDOW_SECONDS
     figures = {
         "commit": subprocess.run(
@@ -144,9 +181,12 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "users": options.users,
         "rated_rows_per_user_and_window": options.rows,
-        "settled_per_second": [round(rate) for rate in ours],
-        "bare_updates_per_second": [round(rate) for rate in limit],
-        "ratio": round(settled / statistics.median(limit), 3),
+        "settled_per_second": [round(1 / cost.clock) for cost in ours],
+        "bare_updates_per_second": [round(1 / cost.clock) for cost in limit],
+        "ratio": round(settled / bare, 3),
+        "cpu_microseconds_per_settlement": round(cpu),
+        "cpu_microseconds_per_bare_update": round(bare_cpu, 1),
+        "load_of_the_machine": round(os.getloadavg()[0], 1),
         "users_that_one_worker_settles_in_a_window_of_5_s": round(in_window),
         "events_per_user_and_window_at_60k_events_per_second": round(EVENTS_PER_SECOND * WINDOW_SECONDS / in_window, 1),
     }
