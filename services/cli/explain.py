@@ -17,6 +17,7 @@ from services.cli.operator import harmless, plural, with_database
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from services.billing.plans.desk.explaining import ChargeExplanation
     from services.billing.provenance import Explanation, SummaryExplanation
     from shared.postgres import Connection
 
@@ -59,6 +60,8 @@ def explain(
                 lines = csv.writer(sys.stdout)
                 lines.writerow(COLUMNS)
                 for each in found:
+                    if not hasattr(each, "events"):  # a charge: its usage lines have the events
+                        continue
                     async for event in _every_event(connection, each):
                         lines.writerow([event[column] for column in COLUMNS])
             return found
@@ -73,6 +76,7 @@ def explain(
 
 
 async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]:
+    from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
     from services.billing.provenance import explain_line, explain_summary, lines_of, parse_summary  # noqa: PLC0415
     from shared.errors import ConfigurationError  # noqa: PLC0415
 
@@ -81,7 +85,10 @@ async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]
     if named := NUMBERED_LINE.fullmatch(what):
         position = int(named["position"]) if named["position"] else None
         lines = await lines_of(connection, named["number"], position)
-        return [await explain_line(connection, line, events_shown=events) for line in lines]
+        return [
+            await explain_charge(connection, line) or await explain_line(connection, line, events_shown=events)
+            for line in lines
+        ]
     try:
         return [await _line_or_debit(connection, UUID(what), events)]
     except ValueError:
@@ -90,9 +97,12 @@ async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]
         ) from None
 
 
-async def _line_or_debit(connection: Connection, id_: UUID, events: int) -> Explanation:
+async def _line_or_debit(connection: Connection, id_: UUID, events: int) -> Explanation | ChargeExplanation:
+    from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
     from services.billing.provenance import explain_debit, explain_line, is_line  # noqa: PLC0415
 
+    if charge := await explain_charge(connection, id_):
+        return charge
     explain_it = explain_line if await is_line(connection, id_) else explain_debit
     return await explain_it(connection, id_, events_shown=events)
 
@@ -105,11 +115,14 @@ def _every_event(connection: Connection, found: Explanation | SummaryExplanation
     return events_behind(connection, found)
 
 
-def _document(found: Explanation | SummaryExplanation) -> dict[str, Any]:
+def _document(found: Explanation | SummaryExplanation | ChargeExplanation) -> dict[str, Any]:
     """Return an explanation as JSON-ready values; amounts as exact text."""
     from services.billing.amounts import amount_text  # noqa: PLC0415
+    from services.billing.plans.desk.explaining import ChargeExplanation  # noqa: PLC0415
     from services.billing.provenance import SummaryExplanation  # noqa: PLC0415
 
+    if isinstance(found, ChargeExplanation):
+        return {"kind": "charge", **asdict(found), "holds": found.holds}
     rows = {
         "origins": [dict(row) for row in found.origins],
         "events": [dict(row) for row in found.events],
@@ -135,11 +148,15 @@ def _document(found: Explanation | SummaryExplanation) -> dict[str, Any]:
 def _show(found: Sequence[Any], *, to_stderr: bool, short: bool) -> None:
     from rich.markup import escape  # noqa: PLC0415
 
+    from services.billing.plans.desk.explaining import ChargeExplanation  # noqa: PLC0415
     from services.billing.provenance import SummaryExplanation  # noqa: PLC0415
     from services.cli.checks import console  # noqa: PLC0415
 
     out = console(stderr=to_stderr)
     for each in found:
+        if isinstance(each, ChargeExplanation):
+            _show_charge(out, each, short=short)
+            continue
         if isinstance(each, SummaryExplanation):
             _show_summary(out, each)
         else:
@@ -172,6 +189,31 @@ def _show_amount(out: Any, found: Explanation, *, short: bool) -> None:
             f"times {used.multiplier}: {plural(used.events, 'event')}, {amount_text(used.amount)} {price.currency}",
             highlight=False,
         )
+
+
+def _show_charge(out: Any, found: ChargeExplanation, *, short: bool) -> None:
+    from rich.markup import escape  # noqa: PLC0415
+
+    from services.billing.amounts import amount_text  # noqa: PLC0415
+
+    again = "nothing" if found.recomputed is None else amount_text(found.recomputed)
+    out.print(f"[bold]{escape(harmless(found.title))}[/]", highlight=False)
+    out.print(
+        f"  stated {amount_text(found.stated)} {found.currency}; its terms and usage give {again}", highlight=False
+    )
+    for name, fact in {} if short else found.facts.items():
+        if fact is not None:
+            out.print(f"  {name.replace('_', ' ')}: {escape(str(fact))}", highlight=False)
+    for line in () if short else found.usage:
+        out.print(
+            f"  {line.number}/{line.position} {escape(harmless(line.description))}: {plural(line.events, 'event')}, {line.requests:,} successful, "
+            f"{line.request_tokens + line.response_tokens:,} tokens, {amount_text(line.amount)}: 'tallystick explain {line.id}'",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for problem in found.problems:
+        out.print(f"[bold red]DOES NOT AGREE[/]: {escape(problem)}", highlight=False)
+    if found.holds:
+        out.print("[green]the history gives exactly this[/]", highlight=False)
 
 
 def _show_summary(out: Any, found: SummaryExplanation) -> None:

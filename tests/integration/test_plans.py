@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from services.billing.plans.desk.explaining import ChargeExplanation, explain_charge
 from services.billing.plans.due import charges_due
 from shared.ids import uuid7
 from shared.period import Period
@@ -244,3 +245,46 @@ async def test_a_change_of_plan_never_changes_a_charge_of_the_past(desk: Desk) -
         assert await charges_due(connection, OCTOBER) == {}
         (due,) = (await charges_due(connection, Period.parse_month("2027-01"))).values()
     assert [(c.subscription_id, c.amount) for c in due] == [(sub, Decimal(200))]
+
+
+async def explained(desk: Desk) -> dict[str, ChargeExplanation]:
+    """Explain every charge line; by key without the subscription."""
+    rows = await desk.fetch(
+        "SELECT id, replace(charge_key, subscription_id::text || ':', '') AS key FROM invoice_lines WHERE charge_key IS NOT NULL"
+    )
+    async with desk.pool.acquire() as connection:
+        found = {row["key"]: await explain_charge(connection, row["id"]) for row in rows}
+    return {key: explanation for key, explanation in found.items() if explanation is not None}
+
+
+async def test_every_charge_is_explained_by_what_it_followed_from_then(desk: Desk) -> None:
+    """Also when late usage, a coupon and another plan have come since: computed anew it is the same, to the last digit."""
+    meters = """[{"key": "docs", "measure": "requests", "included": 1, "mode": "graduated", "tools": ["query-docs"],
+                  "tiers": [{"up_to": 1, "unit_price": "0.5"}, {"unit_price": "0.3"}]}]"""
+    await make_price(desk.pool, model=None, tool="query-docs", per_request="0.01")
+    await make_plan(desk, amount="33.33", usage="included", meters=meters, minimum=Decimal(60))
+    await make_plan(desk, "big", amount="70")
+    sub = await subscribe(desk)
+    await desk.use(usage(sub, request_tokens=1000), *(usage(sub, model=None, tool_name="query-docs") for _ in range(3)))
+    await close(desk, OCTOBER)
+    await change(desk, sub, datetime(2026, 11, 11, tzinfo=UTC), plan_id="big")
+    await desk.use(usage(sub, model=None, tool_name="query-docs"), usage(sub, request_tokens=500))
+    await close(desk, NOVEMBER)
+    found = await explained(desk)
+    assert len(found) >= 9
+    assert {key: e.problems for key, e in found.items() if not e.holds} == {}
+    overage, later = found["overage.docs:2026-10-01T00:00:00Z"], found["overage.docs:2026-10-01T00:00:00Z#2"]
+    assert (overage.stated, [(u.number, u.requests) for u in overage.usage]) == (
+        Decimal("0.8"),
+        [("INV-2026-000001", 3)],
+    )
+    assert (later.stated, [u.requests for u in later.usage], later.facts["comes_to"]) == (Decimal("0.3"), [3, 1], "1.1")
+
+
+async def test_a_charge_that_its_history_does_not_give_is_told_loudly(desk: Desk) -> None:
+    await make_plan(desk)
+    await subscribe(desk)
+    await close(desk, OCTOBER)
+    await desk.pool.execute("UPDATE subscription_terms SET phase = 'trial'")
+    (fee,) = (await explained(desk)).values()
+    assert fee.problems == ["what the subscription was on does not give this charge any more"]

@@ -34,7 +34,8 @@ async def charges_due(
     """Return the charges of all customers, or of one, that would fall due in `period` if it were closed now. Reads only."""
     users = None if only_user is None else [only_user]
     since = await store.unclaimed_since(connection, period.start, users)
-    return await _charges(connection, period, users, since, unclaimed_before=period.end)
+    subscriptions = await store.read_subscriptions(connection, period, users, list(since))
+    return await _by_customer(store.Books(connection, unclaimed_before=period.end), period, subscriptions, since)
 
 
 async def take_charges(
@@ -49,8 +50,23 @@ async def take_charges(
     `claimed_since` says for each subscription with claimed usage from when on that is: before the period it is late.
     """
     wanted, users = set(customers), sorted({customer.user_id for customer in customers})
-    due = await _charges(connection, period, users, claimed_since, unclaimed_before=None)
+    subscriptions = await store.read_subscriptions(connection, period, users, list(claimed_since))
+    due = await _by_customer(store.Books(connection), period, subscriptions, claimed_since)
     return {customer: found for customer, found in due.items() if customer in wanted}
+
+
+async def charges_then(
+    connection: Connection, period: Period, *, user_id: UUID, subscription_id: UUID, since: datetime, invoice_id: UUID
+) -> list[Charge]:
+    """Return the charges of a subscription as they were made for an invoice of `period`: by the usage that it and earlier ones claimed.
+
+    Windows that begin before the period are computed from `since` on.
+    """
+    found = await store.read_subscriptions(connection, period, [user_id], [subscription_id])
+    books = store.Books(connection, as_of=invoice_id)
+    wanted = [subscription for subscription in found if subscription.id == subscription_id]
+    due = await _by_customer(books, period, wanted, {subscription_id: since})
+    return [charge for charges_ in due.values() for charge in charges_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +79,16 @@ class _Account:
     windows: list[Window]
 
 
-async def _charges(
-    connection: Connection,
-    period: Period,
-    users: Sequence[UUID] | None,
-    used_since: Mapping[UUID, datetime],
-    *,
-    unclaimed_before: datetime | None,
+async def _by_customer(
+    books: store.Books, period: Period, subscriptions: Sequence[Subscription], used_since: Mapping[UUID, datetime]
 ) -> dict[Customer, list[Charge]]:
-    plans = await store.read_plans(connection)
-    subscriptions = await store.read_subscriptions(connection, period, users, list(used_since))
+    plans = await store.read_plans(books.connection)
     accounts = [
         _account(s, plans, period, min(period.start, used_since.get(s.id, period.start))) for s in subscriptions
     ]
     earliest = min((i.whole[0] for a in accounts for i in a.intervals), default=period.start)
-    billed = await store.read_billed(connection, [s.id for s in subscriptions], earliest - _INSTANT)
-    usage = iter(await store.read_usage(connection, [w for a in accounts for w in a.windows], unclaimed_before))
+    billed = await books.billed([s.id for s in subscriptions], earliest - _INSTANT)
+    usage = iter(await books.usage([w for a in accounts for w in a.windows]))
     found: dict[Customer, list[Charge]] = defaultdict(list)
     for account in accounts:
         of_windows = [(window, next(usage)) for window in account.windows]

@@ -64,7 +64,32 @@ WHERE r.billing_mode = 'postpaid' AND r.amount IS NOT NULL AND (r.invoice_line_i
 GROUP BY w.number, r.model_id, r.tool_name, r.feature_type
 ORDER BY w.number, r.model_id, r.tool_name, r.feature_type;
 
+-- name: usage_as_of
+-- The same when invoice $5 had been made: only what it, its credit notes or earlier ones of the customer had claimed.
+WITH claims AS MATERIALIZED (
+    SELECT l.id FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.created_at <= t.created_at JOIN invoice_lines l ON l.invoice_id = i.id
+    WHERE t.id = $5
+    UNION ALL
+    SELECT l.id FROM invoices t JOIN credit_notes n ON n.user_id = t.user_id AND n.created_at <= t.created_at
+    JOIN credit_note_lines l ON l.credit_note_id = n.id
+    WHERE t.id = $5
+)
+SELECT w.number, r.model_id, r.tool_name, r.feature_type,
+       coalesce(sum(r.requests) FILTER (WHERE r.status_class = 2), 0)::bigint AS requests,
+       coalesce(sum(r.request_tokens) FILTER (WHERE r.status_class = 2), 0)::bigint AS request_tokens,
+       coalesce(sum(r.response_tokens) FILTER (WHERE r.status_class = 2), 0)::bigint AS response_tokens,
+       coalesce(sum(r.tokens_returned) FILTER (WHERE r.status_class = 2), 0)::bigint AS returned_tokens,
+       coalesce(sum(r.latency_ms) FILTER (WHERE r.status_class = 2), 0)::bigint AS latency_ms,
+       sum(r.amount) AS amount, sum(r.requests)::bigint AS events
+FROM unnest($1::integer[], $2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS w (number, subscription_id, start, ends)
+JOIN rated_usage r ON r.subscription_id = w.subscription_id AND r.hour >= w.start AND r.hour < w.ends
+WHERE r.billing_mode = 'postpaid' AND r.amount IS NOT NULL AND r.invoice_line_id IN (SELECT id FROM claims)
+GROUP BY w.number, r.model_id, r.tool_name, r.feature_type
+ORDER BY w.number, r.model_id, r.tool_name, r.feature_type;
+
 -- name: billed
--- What subscriptions ($1) were charged by key, in periods that end after $2.
-SELECT charge_key, exact_amount FROM invoice_lines
-WHERE subscription_id = ANY($1::uuid[]) AND charge_key IS NOT NULL AND period_end > $2;
+-- What subscriptions ($1) were charged by key, in periods that end after $2; with $3 by invoices that were made before that one only.
+SELECT l.charge_key, l.exact_amount FROM invoice_lines l
+WHERE l.subscription_id = ANY($1::uuid[]) AND l.charge_key IS NOT NULL AND l.period_end > $2
+  AND ($3::uuid IS NULL OR l.invoice_id IN (SELECT i.id FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.created_at < t.created_at
+                                            WHERE t.id = $3));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import groupby
@@ -82,31 +83,42 @@ async def unclaimed_since(
     }
 
 
-async def read_usage(
-    connection: Connection, windows: Sequence[Window], unclaimed_before: datetime | None
-) -> list[list[UsageSum]]:
-    """Return what was used in each window: what invoices have claimed, and what else lies before `unclaimed_before`."""
-    sums: list[list[UsageSum]] = [[] for _ in windows]
-    if windows:
-        rows = await connection.fetch(
-            SQL["usage_of_windows"],
-            list(range(len(windows))),
-            [w.subscription_id for w in windows],
-            [w.start for w in windows],
-            [w.end for w in windows],
-            unclaimed_before,
-        )
-        for number, *of in rows:
-            sums[number].append(UsageSum(*of))
-    return sums
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What was used, and what was billed: of usage what invoices have claimed, and what else lies before `unclaimed_before`.
 
+    With `as_of` both as they stood when that invoice was made: usage that it or earlier ones claimed, charges of earlier ones.
+    """
 
-async def read_billed(connection: Connection, subscriptions: Sequence[UUID], since: datetime) -> dict[str, Billed]:
-    """Return what subscriptions were charged in periods that end after `since`, by key: continuations `key#2` are summed with their key."""
-    billed: dict[str, tuple[Decimal, int]] = {}
-    with exact():
-        for key, amount in await connection.fetch(SQL["billed"], subscriptions, since):
-            base = key.partition("#")[0]
-            before, charges = billed.get(base, (Decimal(0), 0))
-            billed[base] = before + amount, charges + 1
-    return {key: Billed(*found) for key, found in billed.items()}
+    connection: Connection
+    unclaimed_before: datetime | None = None
+    as_of: UUID | None = None
+
+    async def usage(self, windows: Sequence[Window]) -> list[list[UsageSum]]:
+        """Return what was used in each window."""
+        sums: list[list[UsageSum]] = [[] for _ in windows]
+        if windows:
+            query, other = (
+                ("usage_of_windows", self.unclaimed_before) if self.as_of is None else ("usage_as_of", self.as_of)
+            )
+            rows = await self.connection.fetch(
+                SQL[query],
+                list(range(len(windows))),
+                [w.subscription_id for w in windows],
+                [w.start for w in windows],
+                [w.end for w in windows],
+                other,
+            )
+            for number, *of in rows:
+                sums[number].append(UsageSum(*of))
+        return sums
+
+    async def billed(self, subscriptions: Sequence[UUID], since: datetime) -> dict[str, Billed]:
+        """Return what subscriptions were charged in periods that end after `since`, by key; `key#2` is summed with its key."""
+        billed: dict[str, tuple[Decimal, int]] = {}
+        with exact():
+            for key, amount in await self.connection.fetch(SQL["billed"], subscriptions, since, self.as_of):
+                base = key.partition("#")[0]
+                before, charges = billed.get(base, (Decimal(0), 0))
+                billed[base] = before + amount, charges + 1
+        return {key: Billed(*found) for key, found in billed.items()}
