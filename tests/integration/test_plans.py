@@ -11,10 +11,11 @@ import pytest
 
 from services.billing.plans.desk.explaining import ChargeExplanation, explain_charge
 from services.billing.plans.due import charges_due
+from services.ingest.rows import UsageRow
 from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Pool
-from tests.integration.billing_facts import NOON, NOVEMBER, OCTOBER, Desk, make_price, usage
+from tests.integration.billing_facts import NOON, NOVEMBER, OCTOBER, Desk, ingest, make_price, usage
 
 START = OCTOBER.start
 DECEMBER = Period.parse_month("2026-12")
@@ -288,3 +289,46 @@ async def test_a_charge_that_its_history_does_not_give_is_told_loudly(desk: Desk
     await desk.pool.execute("UPDATE subscription_terms SET phase = 'trial'")
     (fee,) = (await explained(desk)).values()
     assert fee.problems == ["what the subscription was on does not give this charge any more"]
+
+
+async def take_back(desk: Desk, *rows: UsageRow) -> None:
+    """Deliver what ingest announces when usage is taken back: the same sums, negative."""
+    async with desk.pool.acquire() as connection:
+        message = await ingest(connection, rows)
+    for delta in message.deltas:
+        for name in (
+            "requests",
+            "request_tokens",
+            "response_tokens",
+            "cached_tokens",
+            "tokens_returned",
+            "latency_sum_ms",
+        ):
+            setattr(delta, name, -getattr(delta, name))
+    await desk.deliver(message)
+
+
+@pytest.mark.parametrize("closed_after", [(), (1,), (1, 2), (2, 3)])
+async def test_late_and_voided_usage_come_to_the_same_whenever_months_are_closed(
+    desk: Desk, closed_after: tuple[int, ...]
+) -> None:
+    """Six requests of October remain, three of them beyond what is included; the plan covers their price."""
+    meters = """[{"key": "requests", "measure": "requests", "included": 3, "mode": "graduated",
+                  "tiers": [{"up_to": 2, "unit_price": "10"}, {"unit_price": "4"}]}]"""
+    await make_plan(desk, amount="5", usage="included", meters=meters, minimum=Decimal(20))
+    sub = await subscribe(desk)
+    months = iter([OCTOBER, NOVEMBER, DECEMBER, Period.parse_month("2027-01")])
+    steps = [
+        desk.use(*(usage(sub, request_tokens=1000) for _ in range(8))),
+        take_back(desk, *(usage(sub, request_tokens=1000) for _ in range(5))),
+        desk.use(*(usage(sub, request_tokens=2000) for _ in range(3))),
+    ]
+    for number, step in enumerate(steps, start=1):
+        await step
+        if number in closed_after:
+            await close(desk, next(months))
+    for month in months:
+        await close(desk, month)
+    fees = 4 * Decimal(5) + 3 * Decimal(15)  # of four months; without usage three are below the minimum
+    assert await desk.value("SELECT sum(total) FROM invoices") == fees + 24
+    assert {key: e.problems for key, e in (await explained(desk)).items() if not e.holds} == {}

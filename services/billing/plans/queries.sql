@@ -65,12 +65,12 @@ GROUP BY w.number, r.model_id, r.tool_name, r.feature_type
 ORDER BY w.number, r.model_id, r.tool_name, r.feature_type;
 
 -- name: usage_as_of
--- The same when invoice $5 had been made: only what it, its credit notes or earlier ones of the customer had claimed.
+-- The same when invoice $5 had been issued: only what it or earlier invoices and credit notes of the customer had claimed.
 WITH claims AS MATERIALIZED (
-    SELECT l.id FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.created_at <= t.created_at JOIN invoice_lines l ON l.invoice_id = i.id
+    SELECT l.id FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.issue_date <= t.issue_date JOIN invoice_lines l ON l.invoice_id = i.id
     WHERE t.id = $5
     UNION ALL
-    SELECT l.id FROM invoices t JOIN credit_notes n ON n.user_id = t.user_id AND n.created_at <= t.created_at
+    SELECT l.id FROM invoices t JOIN credit_notes n ON n.user_id = t.user_id AND n.issued_at <= t.issue_date
     JOIN credit_note_lines l ON l.credit_note_id = n.id
     WHERE t.id = $5
 )
@@ -88,8 +88,8 @@ GROUP BY w.number, r.model_id, r.tool_name, r.feature_type
 ORDER BY w.number, r.model_id, r.tool_name, r.feature_type;
 
 -- name: billed
--- What subscriptions ($1) were charged by key, in periods that end after $2; with $3 by invoices that were made before that one only.
+-- What subscriptions ($1) were charged by key, in periods that end after $2; with $3 by invoices that were issued before that one only.
 SELECT l.charge_key, l.exact_amount FROM invoice_lines l
 WHERE l.subscription_id = ANY($1::uuid[]) AND l.charge_key IS NOT NULL AND l.period_end > $2
-  AND ($3::uuid IS NULL OR l.invoice_id IN (SELECT i.id FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.created_at < t.created_at
+  AND ($3::uuid IS NULL OR l.invoice_id IN (SELECT i.id FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.issue_date < t.issue_date
                                             WHERE t.id = $3));

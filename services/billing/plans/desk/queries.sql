@@ -36,11 +36,11 @@ WHERE l.id = $1;
 -- tools $6, features $7 (all of them empty: of all). With what of it each line holds.
 WITH claims AS MATERIALIZED (
     SELECT DISTINCT ON (l.id) l.id, i.number, l.position, l.description
-    FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.created_at <= t.created_at JOIN invoice_lines l ON l.invoice_id = i.id
+    FROM invoices t JOIN invoices i ON i.user_id = t.user_id AND i.issue_date <= t.issue_date JOIN invoice_lines l ON l.invoice_id = i.id
     WHERE t.id = $4
     UNION ALL
     SELECT l.id, n.number, l.position, l.description
-    FROM invoices t JOIN credit_notes n ON n.user_id = t.user_id AND n.created_at <= t.created_at
+    FROM invoices t JOIN credit_notes n ON n.user_id = t.user_id AND n.issued_at <= t.issue_date
     JOIN credit_note_lines l ON l.credit_note_id = n.id
     WHERE t.id = $4
 )
