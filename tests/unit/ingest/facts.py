@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.ingest.rows import UsageRow, usage_row
 from shared.contracts import MAX_COUNT, UsageEvent
+from shared.corrections import AMEND_TYPE, VOID_TYPE, AmendEvent
 from shared.ids import event_key
 from tests.unit.ingest.events import NOW, document
 
@@ -64,9 +65,20 @@ def valid_documents(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def valid_corrections(draw: st.DrawFn) -> dict[str, Any]:
+    """Voids and amendments that ingest accepts, whatever is in them."""
+    event = draw(valid_documents())
+    original = draw(names.filter(lambda name: name != event["id"]))
+    if draw(st.booleans()):
+        return {**event, "type": AMEND_TYPE, "data": {**event["data"], "amends": original}}
+    return {**event, "type": VOID_TYPE, "data": {"voids": original}}
+
+
+@st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """The bytes of a valid event after a few cuts, insertions and changes."""
-    value = bytearray(json.dumps(draw(valid_documents()), ensure_ascii=draw(st.booleans())).encode())
+    """The bytes of a valid event or correction after a few cuts, insertions and changes."""
+    document = draw(st.one_of(valid_documents(), valid_documents(), valid_corrections()))
+    value = bytearray(json.dumps(document, ensure_ascii=draw(st.booleans())).encode())
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(value)))
         value[at : at + draw(st.integers(0, 8))] = draw(
@@ -78,7 +90,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(value)
 
 
-def row_of(event: UsageEvent, *, subscription: UUID = ALICE) -> UsageRow:
+def row_of(event: UsageEvent | AmendEvent, *, subscription: UUID = ALICE) -> UsageRow:
     """Return the row of an accepted event."""
     return usage_row(event, event_key(event.source, event.id), subscription, None, BATCH)
 

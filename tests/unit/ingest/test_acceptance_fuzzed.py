@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from services.ingest.acceptance import Rejected
 from shared.contracts import UsageEvent
+from shared.corrections import AmendEvent, VoidEvent
 from tests.unit.ingest.events import judge, structured
-from tests.unit.ingest.facts import damaged, json_values, row_of, texts, valid_documents
+from tests.unit.ingest.facts import damaged, json_values, row_of, texts, valid_corrections, valid_documents
 
 headers = st.lists(
     st.tuples(
@@ -25,20 +26,22 @@ headers = st.lists(
 )
 
 
-def judged(value: bytes | None, record_headers: Any = ()) -> UsageEvent | Rejected:
+def judged(value: bytes | None, record_headers: Any = ()) -> UsageEvent | VoidEvent | AmendEvent | Rejected:
     found = judge(value, record_headers)
-    assert isinstance(found, (UsageEvent, Rejected))
+    assert isinstance(found, (UsageEvent, VoidEvent, AmendEvent, Rejected))
     if isinstance(found, Rejected):
         assert found.detail
         assert len(found.detail) < 1_000
         assert "\0" not in found.detail
         found.detail.encode("utf-8")
+    elif isinstance(found, VoidEvent):
+        assert "\0" not in found.id + found.source + found.corrects
     else:
         assert_storable(found)
     return found
 
 
-def assert_storable(event: UsageEvent) -> None:
+def assert_storable(event: UsageEvent | AmendEvent) -> None:
     row = row_of(event)
     for name, content in row._asdict().items():
         if isinstance(content, str):
@@ -84,3 +87,13 @@ def test_a_valid_event_is_accepted_and_storable_whatever_is_in_it(document: dict
 
     assert isinstance(found, UsageEvent), found
     assert (found.id, found.source, found.data.model) == (document["id"], document["source"], document["data"]["model"])
+
+
+@settings(max_examples=500, deadline=None)
+@given(valid_corrections())
+def test_a_valid_correction_is_accepted_and_storable_whatever_is_in_it(document: dict[str, Any]) -> None:
+    found = judged(json.dumps(document).encode())
+
+    assert isinstance(found, (VoidEvent, AmendEvent)), found
+    assert found.corrects == document["data"].get("voids", document["data"].get("amends"))
+    assert found.type == document["type"]
