@@ -627,11 +627,7 @@ SET columns = columns || '{entity,amount_paid,amount_credited,taxes,seller,buyer
 WHERE role = 'tallystick_billing' AND object = 'invoices' AND privilege = 'UPDATE';
 INSERT INTO role_rights (role, object, privilege, columns) VALUES
     ('tallystick_billing', 'legal_entities', 'SELECT', NULL),
-    ('tallystick_billing', 'legal_entities', 'INSERT', NULL),
-    ('tallystick_billing', 'legal_entities', 'UPDATE', NULL),
     ('tallystick_billing', 'billing_profiles', 'SELECT', NULL),
-    ('tallystick_billing', 'billing_profiles', 'INSERT', NULL),
-    ('tallystick_billing', 'billing_profiles', 'UPDATE', NULL),
     ('tallystick_billing', 'invoice_lines', 'UPDATE', '{charge_key}'),
     ('tallystick_billing', 'users', 'SELECT', '{id,email,full_name}'),
     ('tallystick_billing', 'credit_notes', 'SELECT', NULL),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -129,6 +130,35 @@ async def test_the_job_drafts_the_month_that_ended_and_leaves_one_whose_grace_is
     desk.clock.at = OCTOBER.end + timedelta(hours=1)
     assert await job.effect(OCTOBER.end) == {"period": "2026-10", "drafts": 1}
     assert await desk.value("SELECT status FROM invoices") == "draft"
+
+
+async def test_whoever_drafts_closes_and_rates_at_the_same_time_there_is_one_invoice_and_nothing_is_lost(
+    desk: Desk,
+) -> None:
+    customers = [await make_customer(desk.pool) for _ in range(3)]
+    for customer in customers:
+        await desk.use(usage(customer.subscription_id, request_tokens=1_000_000))
+
+    async def rate_more() -> None:
+        for customer in customers:
+            await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+
+    await asyncio.gather(
+        desk.close(),
+        draft_period(desk.billing, OCTOBER),
+        rate_more(),
+        desk.close(),
+        draft_period(desk.billing, OCTOBER),
+        desk.close(),
+    )
+    assert await desk.value("SELECT count(*) FROM invoices WHERE number IS NOT NULL") == 3
+    assert await desk.value("SELECT count(*) FROM invoices WHERE number IS NULL") == 0
+    lines, rated = await asyncio.gather(
+        desk.value("SELECT sum(exact_amount) FROM invoice_lines"),
+        desk.value("SELECT sum(amount) FILTER (WHERE invoice_line_id IS NOT NULL) FROM rated_usage"),
+    )
+    assert lines == rated
+    assert await books(desk) == []
 
 
 @pytest.mark.parametrize("policy", ["adjustment", "credit_note"])

@@ -83,7 +83,7 @@ def _terms(settings: Any) -> Any:
 
 
 async def _user(pool: Any, user: str | None) -> UUID | None:
-    from services.billing.invoices.parties import find_user  # noqa: PLC0415
+    from services.billing.invoices.desk.parties import find_user  # noqa: PLC0415
 
     if user is None:
         return None

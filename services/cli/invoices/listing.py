@@ -55,7 +55,7 @@ def list_invoices(
     as_json: AsJson = False,
 ) -> None:
     """List invoices, the newest first."""
-    from services.billing.invoices.parties import SQL, find_user  # noqa: PLC0415 (slow to import)
+    from services.billing.invoices.desk.parties import SQL, find_user  # noqa: PLC0415 (slow to import)
 
     begins = the_month(period) if period else None
 
@@ -115,7 +115,7 @@ def preview(
 
     The running month unless another is named. The forecast lets usage go on at its average rate of the month so far.
     """
-    from services.billing.invoices.parties import find_user  # noqa: PLC0415
+    from services.billing.invoices.desk.parties import find_user  # noqa: PLC0415
     from services.billing.invoices.preview import preview as previewed  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
     from shared.period import Period  # noqa: PLC0415

@@ -75,7 +75,7 @@ def entity(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """List the legal entities that issue invoices, or make or change one. An empty text clears a field. Issued invoices stay as they are."""
-    from services.billing.invoices import parties  # noqa: PLC0415 (slow to import)
+    from services.billing.invoices.desk import parties  # noqa: PLC0415 (slow to import)
 
     changes = _changes(
         name=name, line1=line1, line2=line2, postal_code=postal_code, city=city, region=region, country=country, vat_id=vat_id,
@@ -120,7 +120,7 @@ def profile(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Show or change how a customer is invoiced. An empty text clears a field. Issued invoices stay as they are."""
-    from services.billing.invoices import parties  # noqa: PLC0415
+    from services.billing.invoices.desk import parties  # noqa: PLC0415
 
     changes = _changes(
         entity=entity, name=name, contact=contact, line1=line1, line2=line2, postal_code=postal_code, city=city, region=region,
@@ -133,7 +133,7 @@ def profile(
 
 
 def _rate(text: str | None, cleared: str) -> str | None:
-    from services.billing.invoices.parties import parse_rate  # noqa: PLC0415
+    from services.billing.invoices.desk.parties import parse_rate  # noqa: PLC0415
 
     return cleared if text == "" else None if text is None else f"{parse_rate(text):f}"
 

@@ -15,7 +15,7 @@ from shared.errors import TallystickError
 from shared.postgres import Connection
 from shared.sql import Queries
 
-SQL = Queries.load("services.billing.invoices", "parties.sql")
+SQL = Queries.load("services.billing.invoices.desk")
 _NEW_ENTITY: dict[str, Any] = {"tax_rate": 0, "late_usage": "adjustment", "issue_zero_invoices": True, "language": "en"}
 _NEW_PROFILE: dict[str, Any] = {"tax_treatment": "standard", "metadata": {}}
 _REASONS = {
