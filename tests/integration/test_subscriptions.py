@@ -9,6 +9,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -344,3 +345,41 @@ async def test_commands_begin_and_change_a_subscription(
     assert (code, "only a paused one is resumed" in text) == (2, True)
     assert (await command("withdraw", begun["id"]))[1] == "1 planned change taken back\n"
     assert (await command("cancel", begun["id"]))[0] == 0
+
+
+async def test_commands_make_plans_and_coupons(
+    pool: Pool, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database)
+    file = tmp_path / "solo.json"
+
+    async def command(*arguments: str) -> tuple[int, str]:
+        code = await asyncio.to_thread(run, list(arguments))
+        output = capsys.readouterr()
+        return code, output.out + output.err
+
+    file.write_text(
+        json.dumps(
+            {
+                "id": "solo",
+                "name": "Solo",
+                "amount": "9.90",
+                "currency": "EUR",
+                "meters": [{"key": "x", "measure": "calls"}],
+            }
+        )
+    )
+    assert (await command("plan", "set", "--file", str(file)))[1] == (
+        "tallystick: meter x: measure is 'calls'; known are requests, tokens, input_tokens, output_tokens, returned_tokens, seconds\n"
+    )
+    file.write_text(json.dumps({"id": "solo", "name": "Solo", "amount": "9.90", "currency": "EUR"}))
+    assert await command("plan", "set", "--file", str(file), "--by", "ada") == (0, "plan solo is there\n")
+    assert json.loads((await command("plan", "show", "solo", "--json"))[1])[0]["amount"] == "9.9"
+    assert await pool.fetchval("SELECT created_by FROM plan_versions WHERE plan_id = 'solo'") == "ada"
+    assert (await command("coupon", "create", "FIVE", "--name", "Five", "--amount", "5"))[0] == 2, (
+        "an amount needs a currency"
+    )
+    assert (await command("coupon", "create", "FIVE", "--name", "Five", "--amount", "5", "--currency", "EUR"))[0] == 0
+    assert "5 EUR off fee; redeemed 0" in (await command("coupon", "list"))[1]
+    assert (await command("coupon", "end", "FIVE"))[0] == 0
+    assert (await command("coupon", "end", "NONE"))[0] == 2

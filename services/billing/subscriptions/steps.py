@@ -94,9 +94,21 @@ def expire(subscription: Subscription) -> Subscription:
     return become(subscription, "expired")
 
 
-def roll(subscription: Subscription, at: datetime, terms: PlanTerms | None) -> Subscription:
-    """Move on to the billing interval that begins at (or holds) a time."""
-    return _in_interval(subscription, at, terms)
+def roll(
+    subscription: Subscription, at: datetime, terms: PlanTerms | None, before: PlanTerms | None = None
+) -> Subscription:
+    """Move on to the billing interval that begins at (or holds) a time; `before` are the terms of the one that ends.
+
+    Limits that another version of the plan has become the quotas, unless somebody gave the subscription quotas of its own.
+    """
+    moved = _in_interval(subscription, at, terms)
+    if terms is None or before is None or terms.id == before.id:
+        return moved
+    requests, tokens = (
+        limit(terms, quota) if getattr(subscription, quota) == limit(before, quota) else getattr(subscription, quota)
+        for quota in LIMITS
+    )
+    return replace(moved, quota_requests=requests, quota_tokens=tokens)
 
 
 def change_plan(subscription: Subscription, before: PlanTerms | None, terms: PlanTerms, at: datetime) -> Subscription:

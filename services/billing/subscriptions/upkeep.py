@@ -93,7 +93,9 @@ async def _step(connection: Connection, step: _Step) -> str | None:
         case "expire":
             changed = steps.expire(subscription)
         case _:
-            changed = steps.roll(subscription, step.due_at, terms)
+            began = subscription.current_period_start or at
+            before = await store.terms_of(connection, subscription.plan_id, began)
+            changed = steps.roll(subscription, step.due_at, terms, before)
     await store.save(connection, changed, since=at)
     return step.kind
 

@@ -66,7 +66,12 @@ def test_what_is_not_possible_is_refused_with_the_reason(
 def test_another_plan_brings_its_limits_and_takes_the_fee_of_its_own_away() -> None:
     limits = {"requestsPerMonth": 100, "tokensPerMonth": None}
     changed = steps.change_plan(replace(TEAM, amount=Decimal(5)), plan(), plan("big", limits=limits), LATER)
-    assert (changed.plan_id, changed.amount, changed.quota_requests, changed.quota_tokens) == ("big", Decimal(0), 100, None)
+    assert (changed.plan_id, changed.amount, changed.quota_requests, changed.quota_tokens) == (
+        "big",
+        Decimal(0),
+        100,
+        None,
+    )
     assert changed.billing_anchor is None, "the same months go on"
     soft = steps.change_plan(TEAM, plan(), plan("big", limits=limits, hard_limits=False), LATER)
     assert soft.quota_requests is None, "soft limits do not suspend"
@@ -95,6 +100,14 @@ def test_a_trial_that_ends_while_suspended_comes_back_as_active() -> None:
 def test_who_resumes_is_in_the_interval_that_it_would_be_in() -> None:
     resumed = steps.resume(replace(TEAM, status="paused"), datetime(2027, 1, 15, tzinfo=UTC), plan())
     assert resumed.current_period_start == datetime(2027, 1, 10, 8, 30, tzinfo=UTC)
+
+
+def test_a_new_version_of_the_plan_brings_its_limits_with_the_next_interval() -> None:
+    before = plan(limits={"requestsPerMonth": 100, "tokensPerMonth": 5000})
+    after = replace(before, id=UUID(int=2), limits={"requestsPerMonth": 200, "tokensPerMonth": 6000})
+    rolled = steps.roll(replace(TEAM, quota_requests=100, quota_tokens=9999), LATER, after, before)
+    assert rolled.quota_requests == 200
+    assert rolled.quota_tokens == 9999, "a quota of its own stays"
 
 
 def test_calendar_plans_roll_to_the_first_of_the_month() -> None:
