@@ -69,8 +69,8 @@ ALTER DATABASE tallystick RESET default_transaction_read_only;
 SELECT ensure_usage_partition(now() + interval '1 month');
 
 -- name: drop_next_month
--- Drops it again, in front of workers that may believe it is there.
-DO $$ BEGIN EXECUTE format('DROP TABLE %I', ensure_usage_partition(now() + interval '1 month')); END $$;
+-- Drops it again, in front of workers that may believe it is there. Who waits long for the lock makes everybody wait behind it.
+DO $$ BEGIN PERFORM set_config('lock_timeout', '500ms', true); EXECUTE format('DROP TABLE %I', ensure_usage_partition(now() + interval '1 month')); END $$;
 
 -- name: drop_last_month
 -- Drops the partition of last month as long as no event lies in it: the next late one finds none.
@@ -79,6 +79,7 @@ DECLARE
     part text := ensure_usage_partition(date_trunc('month', now(), 'UTC') - interval '1 hour');
     used boolean;
 BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
     EXECUTE format('LOCK TABLE usage_logs, %I IN ACCESS EXCLUSIVE MODE', part);
     EXECUTE format('SELECT EXISTS (SELECT FROM %I)', part) INTO used;
     IF NOT used THEN

@@ -20,7 +20,7 @@ SESSION_SECONDS: Final = 10.0
 """After so long without a heartbeat the group gives a member's partitions away (shared/kafka.py)."""
 FROZEN_SECONDS: Final = SESSION_SECONDS + 2
 PAUSED_SECONDS: Final = 0.4
-POINT_SECONDS: Final = 8.0
+POINT_SECONDS: Final = 5.0
 """A worker that has not come by its point until then is struck where it is: it may have nothing to do."""
 STORM_SECONDS: Final = 30.0
 _ACTIONS: Final = {
