@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from services.billing.payments.charging import NothingToCharge, charge_invoice, resolve_open
+from services.billing.payments.invoice_state import refresh_invoice
 from services.billing.payments.recording import record_payment
 from services.billing.payments.topups import execute_topups
 from shared.ids import uuid7
@@ -86,6 +87,19 @@ async def test_a_suspension_lasts_until_every_invoice_that_asked_for_it_is_paid(
     await pay(till, invoices[0])
     assert await subscription(till, user) == ("suspended", ["payment_overdue"])
     await pay(till, invoices[1])
+    assert await subscription(till, user) == ("active", [])
+
+
+async def test_a_suspension_ends_when_its_invoice_is_cancelled(till: Till) -> None:
+    user = await till.customer(card=False)
+    invoice = await till.invoice(user)
+    for day in (0, 3, 7, 7):
+        till.after(day)
+        await till.collecting.dun()
+    assert await subscription(till, user) == ("suspended", ["payment_overdue"])
+    async with transaction(till.billing) as connection:
+        await connection.execute("UPDATE invoices SET status = 'cancelled' WHERE id = $1", invoice)
+        await refresh_invoice(connection, invoice, at=till.clock.now())
     assert await subscription(till, user) == ("active", [])
 
 

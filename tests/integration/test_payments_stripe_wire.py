@@ -113,6 +113,15 @@ async def test_a_declined_card_is_an_answer(wire: Wire, stripe: StripeProvider) 
     assert (report.status, report.transaction_id, report.reason) == ("failed", "pi_1", "insufficient_funds: No.")
 
 
+async def test_a_charge_that_the_customer_must_confirm_has_failed(wire: Wire, stripe: StripeProvider) -> None:
+    wire.answer(200, intent("pi_1", ID, 1234, "requires_action"))
+    report = await stripe.charge(CHARGE)
+    assert (report.status, report.reason) == (
+        "failed",
+        "authentication_required: the bank wants the customer to confirm it",
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "message"),
     [

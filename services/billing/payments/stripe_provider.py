@@ -112,7 +112,7 @@ class StripeProvider:
             intent = await _ask(lambda: intents.create(params, _key("charge", request.payment_id)))
         except stripe.CardError as error:
             return _declined(error, request)
-        return reading.intent_report(intent.to_dict())
+        return reading.off_session_report(intent.to_dict())
 
     async def fetch(self, transaction_id: str | None, checkout_id: str | None) -> PaymentReport | None:
         """Retrieve the payment intent, else the checkout session."""
@@ -148,7 +148,7 @@ class StripeProvider:
         """Find a charge by our id among the latest of its customer: Stripe forgets keys after a day."""
         intents = self._client.v1.payment_intents
         listed = await _ask(lambda: intents.list({"customer": request.customer_id, "limit": MOST_LISTED}))
-        reports = (reading.intent_report(intent.to_dict()) for intent in listed.data)
+        reports = (reading.off_session_report(intent.to_dict()) for intent in listed.data)
         return next((report for report in reports if report.payment_id == request.payment_id), None)
 
     def parse_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:

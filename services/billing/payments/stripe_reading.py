@@ -6,6 +6,7 @@ Objects are the JSON of Stripe's API as plain dictionaries, whether an answer or
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -80,6 +81,14 @@ def intent_report(intent: Object, kind: str = "") -> PaymentReport:
         payment_id=_our_id(intent, PAYMENT_KEY),
         reason=failure_reason(error, intent.get("cancellation_reason")) if status == "failed" else None,
     )
+
+
+def off_session_report(intent: Object) -> PaymentReport:
+    """Read a payment intent that was confirmed without the customer: one that waits for the customer has failed."""
+    report = intent_report(intent)
+    if report.status != "pending":
+        return report
+    return replace(report, status="failed", reason="authentication_required: the bank wants the customer to confirm it")
 
 
 def session_report(session: Object, kind: str = "") -> PaymentReport:

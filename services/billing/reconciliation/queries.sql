@@ -495,3 +495,66 @@ judged AS (
 SELECT 'rows' AS measure, count(*)::numeric AS left_value, count(*) FILTER (WHERE guarded)::numeric AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE guarded IS NOT TRUE))[1:5] AS differing
 FROM judged;
+
+-- name: paid_equals_allocations
+-- What is paid of invoices, and what payments that came pay, is what was allocated.
+WITH sides AS (
+    SELECT i.currency, 'paid of invoice ' || coalesce(i.number, i.id::text) AS key, i.amount_paid AS left_value,
+           coalesce(sum(a.amount), 0) AS right_value
+    FROM invoices i LEFT JOIN payment_allocations a ON a.invoice_id = i.id
+    GROUP BY i.id
+    UNION ALL
+    SELECT p.currency, 'allocated of payment ' || p.id, p.allocated_amount,
+           coalesce(sum(a.amount) FILTER (WHERE p.status IN ('completed', 'refunded')), 0)
+    FROM payments p LEFT JOIN payment_allocations a ON a.payment_id = p.id
+    GROUP BY p.id
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency HAVING sum(left_value) <> 0 OR sum(right_value) <> 0 OR bool_or(left_value <> right_value) ORDER BY currency;
+
+-- name: refunded_equals_refunds
+-- What was given back of payments is the sum of their refunds that were made.
+WITH sides AS (
+    SELECT p.currency, 'refunded of payment ' || p.id AS key, p.refunded_amount AS left_value,
+           coalesce(sum(r.amount) FILTER (WHERE r.status = 'completed'), 0) AS right_value
+    FROM payments p LEFT JOIN payment_refunds r ON r.payment_id = p.id
+    GROUP BY p.id
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency ORDER BY currency;
+
+-- name: packages_equal_purchases
+-- Every package that was paid for is one purchase in the ledger, and every purchase that names a payment was paid for.
+WITH paid AS (
+    SELECT id, user_id, package_id FROM payments WHERE package_id IS NOT NULL AND status IN ('completed', 'refunded')
+), bought AS (
+    SELECT payment_id AS id, user_id, package_id, count(*) AS times FROM credit_transactions
+    WHERE transaction_type = 'purchase' AND payment_id IS NOT NULL AND package_id IS NOT NULL GROUP BY payment_id, user_id, package_id
+), sides AS (
+    SELECT 'payment ' || coalesce(p.id, b.id) AS key, (p.id IS NOT NULL)::int AS left_value, coalesce(b.times, 0) AS right_value
+    FROM paid p FULL JOIN bought b ON b.id = p.id AND b.user_id = p.user_id AND b.package_id = p.package_id
+)
+SELECT 'purchases' AS measure, coalesce(sum(left_value), 0)::numeric AS left_value, coalesce(sum(right_value), 0)::numeric AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides;
+
+-- name: history_equals_payments
+-- Customers are told of every payment and refund once, with its amount and what became of it.
+WITH told AS (
+    SELECT payment_id, refund_id, count(*) AS times, min(status) AS status, min(amount) AS amount FROM billing_history
+    WHERE payment_id IS NOT NULL GROUP BY payment_id, refund_id
+), sides AS (
+    SELECT 'payment ' || p.id AS key, coalesce(t.times, 0) AS times,
+           (t.status, t.amount) IS DISTINCT FROM
+               (CASE p.status WHEN 'refunded' THEN 'completed' WHEN 'processing' THEN 'pending' ELSE p.status END, p.amount) AS changed
+    FROM payments p LEFT JOIN told t ON t.payment_id = p.id AND t.refund_id IS NULL
+    UNION ALL
+    SELECT 'refund ' || r.id, coalesce(t.times, 0),
+           (t.status, t.amount) IS DISTINCT FROM (CASE r.status WHEN 'completed' THEN 'refunded' ELSE r.status END, r.amount)
+    FROM payment_refunds r LEFT JOIN told t ON t.refund_id = r.id
+)
+SELECT 'rows' AS measure, count(*)::numeric AS left_value, coalesce(sum(times), 0)::numeric AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE times <> 1 OR changed))[1:5] AS differing
+FROM sides;

@@ -234,4 +234,32 @@ STATEMENTS: Final = (
         "their lines, and the notes of the invoices",
         "notes_equal_lines",
     ),
+    Statement(
+        "invoices = payments",
+        "What is paid of every invoice, and what every payment pays, is what was allocated from payments that came.",
+        "invoices and payments",
+        "payment_allocations",
+        "paid_equals_allocations",
+    ),
+    Statement(
+        "payments = refunds",
+        "What was given back of every payment is the sum of its refunds that were made.",
+        "payments",
+        "payment_refunds",
+        "refunded_equals_refunds",
+    ),
+    Statement(
+        "packages = credits bought",
+        "Every package that was paid for is one purchase in the ledger, and every such purchase was paid for.",
+        "payments for packages",
+        "purchases in the ledger",
+        "packages_equal_purchases",
+    ),
+    Statement(
+        "history = payments",
+        "Customers are told of every payment and refund once, and what became of it.",
+        "payments and refunds",
+        "billing_history",
+        "history_equals_payments",
+    ),
 )
