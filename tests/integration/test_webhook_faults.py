@@ -98,18 +98,26 @@ async def test_a_worker_that_slept_through_its_time_undoes_nothing(office: Offic
     assert Counter(await office.outcomes()) == {"unreachable": 1, "delivered": 1}
 
 
-async def test_a_worker_that_is_stopped_leaves_what_is_on_its_way_to_others(office: Office) -> None:
+async def test_a_worker_that_is_stopped_ends_what_it_can_and_leaves_the_rest_to_others(office: Office) -> None:
     async with receiving("hang") as receiver:
         await office.add(receiver.url)
         await office.announce()
-        lane = asyncio.create_task(office.worker()())
+        lane = asyncio.create_task(office.worker(patience=timedelta(0))())
         await receiver.arrived(1)
         lane.cancel()
         with pytest.raises(asyncio.CancelledError):
             await lane
+        assert await office.outcomes() == [None]
         office.clock.at += TIMEOUT + GRACE
-        await office.worker()()
-    assert [(line.status, line.attempts) for line in await office.log()] == [("delivered", 2)]
+        receiver.answers = ["hang"]
+        lane = asyncio.create_task(office.worker(timeout=timedelta(seconds=30), patience=timedelta(seconds=30))())
+        await receiver.arrived(2)
+        lane.cancel()
+        receiver.let_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await lane
+    assert [(line.status, line.attempts) for line in await office.log()] == [("pending", 2)]
+    assert await office.outcomes() == [None, "unreachable"], "it was let end, and recorded"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -123,7 +131,7 @@ async def test_several_workers_and_endpoints_that_come_and_go(office: Office, se
         endpoints = {(await office.add(r.url))[0]: r for r in (first, second, third)}
         events = {await office.announce() for _ in range(25)}
         patient = Policy(attempts=100, disable_after=timedelta(days=1000))
-        workers = [office.worker(policy=patient, concurrency=6) for _ in range(3)]
+        workers = [office.worker(policy=patient, concurrency=6, patience=timedelta(0)) for _ in range(3)]
         for _ in range(40):
             lanes = [asyncio.create_task(worker()) for worker in workers]
             if dice.random() < 0.4:

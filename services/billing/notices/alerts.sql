@@ -27,7 +27,7 @@ ON CONFLICT (user_id, kind) DO UPDATE SET enabled = excluded.enabled, thresholds
 -- name: spend_reached
 -- Thresholds in money that users have reached in the month from $1 up to $2, in each of their currencies: what their rated usage of it
 -- is worth. Only who has chosen thresholds is looked at; the usage of a subscription and month is read through its key.
-SELECT a.user_id, t.threshold, r.currency, r.amount
+SELECT a.user_id, t.threshold, r.currency, r.amount, c.cause
 FROM alert_settings a
 CROSS JOIN LATERAL (
     SELECT u.currency, sum(u.amount) AS amount
@@ -35,9 +35,9 @@ CROSS JOIN LATERAL (
     WHERE s.user_id = a.user_id AND u.hour >= $1 AND u.hour < $2 AND u.amount IS NOT NULL
     GROUP BY u.currency) r
 CROSS JOIN LATERAL unnest(a.thresholds) AS t (threshold)
+CROSS JOIN LATERAL (SELECT format('spend %s, %s %s', to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM'), t.threshold, r.currency) AS cause) c
 WHERE a.kind = 'spend' AND a.enabled AND r.amount >= t.threshold
-  AND NOT EXISTS (SELECT FROM billing_alerts b WHERE b.user_id = a.user_id AND b.type = 'usage_threshold'
-                    AND b.cause = format('spend %s, %s %s', to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM'), t.threshold, r.currency))
+  AND NOT EXISTS (SELECT FROM billing_alerts b WHERE b.user_id = a.user_id AND b.type = 'usage_threshold' AND b.cause = c.cause)
 ORDER BY a.user_id, r.currency, t.threshold;
 
 -- name: quota_reached
@@ -58,22 +58,27 @@ ORDER BY s.id, q.dimension, t.threshold;
 -- name: expiring
 -- Subscriptions that end by themselves within as many days as their users want to know it before ($2 where they have not chosen):
 -- by their expiry, or at the end of the period where they were cancelled for it. The fewest days that hold.
-SELECT s.user_id, s.id AS subscription_id, e.ends_at, t.days
+SELECT s.user_id, s.id AS subscription_id, e.ends_at, t.days, c.cause
 FROM subscriptions s
 LEFT JOIN alert_settings a ON a.user_id = s.user_id AND a.kind = 'subscription_expiring'
 CROSS JOIN LATERAL (SELECT least(s.expires_at, CASE WHEN s.cancel_at_period_end THEN s.current_period_end END) AS ends_at) e
 CROSS JOIN LATERAL (
     SELECT min(days) AS days FROM unnest(coalesce(a.thresholds, ARRAY[$2::numeric])) AS days
     WHERE e.ends_at <= $1::timestamptz + days * interval '1 day') t
+CROSS JOIN LATERAL (
+    SELECT format('subscription %s ends %s, %s days ahead', s.id, to_char(e.ends_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'), t.days) AS cause) c
 WHERE s.status IN ('active', 'trialing', 'suspended', 'paused') AND e.ends_at > $1 AND t.days IS NOT NULL AND coalesce(a.enabled, true)
+  AND NOT EXISTS (SELECT FROM billing_alerts b WHERE b.user_id = s.user_id AND b.type = 'subscription_expiring' AND b.cause = c.cause)
 ORDER BY s.id;
 
 -- name: unrated
 -- Usage that has waited for a price since before $1, by subscription, month and what was used: its customer's invoice lacks it.
-SELECT s.user_id, r.subscription_id, r.model_id, r.tool_name, date_trunc('month', r.hour, 'UTC') AS month,
-       sum(r.requests)::bigint AS events, min(r.hour) AS since
-FROM rated_usage r JOIN subscriptions s ON s.id = r.subscription_id
-WHERE r.amount IS NULL AND r.rated_at < $1
-GROUP BY 1, 2, 3, 4, 5
-HAVING sum(r.requests) > 0
-ORDER BY 2, 5, 3, 4;
+SELECT s.user_id, w.*, c.cause
+FROM (SELECT subscription_id, model_id, tool_name, date_trunc('month', hour, 'UTC') AS month, sum(requests)::bigint AS events, min(hour) AS since
+      FROM rated_usage WHERE amount IS NULL AND rated_at < $1
+      GROUP BY 1, 2, 3, 4 HAVING sum(requests) > 0) w
+JOIN subscriptions s ON s.id = w.subscription_id
+CROSS JOIN LATERAL (
+    SELECT format('subscription %s, %s, %s', s.id, coalesce(nullif(w.model_id, ''), w.tool_name), to_char(w.month AT TIME ZONE 'UTC', 'YYYY-MM')) AS cause) c
+WHERE NOT EXISTS (SELECT FROM billing_alerts b WHERE b.user_id = s.user_id AND b.type = 'unrated_usage' AND b.cause = c.cause)
+ORDER BY w.subscription_id, w.month, w.model_id, w.tool_name;

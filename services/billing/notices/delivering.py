@@ -38,7 +38,7 @@ GRACE = timedelta(seconds=20)
 
 @dataclass(slots=True)
 class WebhookDelivery:
-    """Delivers what is due until nothing is; the next call goes on."""
+    """Delivers what is due until nothing is; the next call goes on. One that is cancelled has `patience` with what is on its way."""
 
     pool: Pool
     clock: Clock
@@ -49,6 +49,7 @@ class WebhookDelivery:
     timeout: timedelta
     concurrency: int = 16
     poll: timedelta = timedelta(seconds=1)
+    patience: timedelta = timedelta(seconds=3)
     dice: Callable[[], float] = random.random
     _under_way: dict[asyncio.Task[None], UUID] = field(default_factory=dict)
 
@@ -145,7 +146,9 @@ class WebhookDelivery:
         log.error("webhook_endpoint_disabled", endpoint=str(claimed.endpoint_id), reason=why)
 
     async def _abandon(self) -> None:
-        """End what is under way: whoever takes it up after its time repeats it."""
+        """Let what is nearly done end, and break off the rest: whoever takes that up after its time repeats it."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=self.patience.total_seconds())
         for task in list(self._under_way):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -153,7 +156,3 @@ class WebhookDelivery:
     async def _report(self) -> None:
         async with self.pool.acquire() as connection:
             metrics.report_webhooks(*await deliveries.backlog(connection, self.clock.now()))
-
-    async def stop(self) -> None:
-        """Let go of the connections."""
-        await self.sender.close()

@@ -119,10 +119,6 @@ class Sender:
             retry_after = next((value for name, value in response.headers if name.lower() == b"retry-after"), None)
             return response.status, retry_after.decode("latin-1") if retry_after else None
 
-    async def close(self) -> None:
-        """Let go of all connections."""
-        await self._pool.aclose()
-
 
 def _failed(outcome: Any, started: float, detail: str) -> Attempted:
     return Attempted(outcome, _since(started), None, _short(detail))

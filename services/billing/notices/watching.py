@@ -83,7 +83,7 @@ def _spend_alert(row: Mapping[str, Any], month: Period) -> Alert:
     return Alert(
         row["user_id"],
         "usage_threshold",
-        f"spend {name}, {threshold:f} {currency}",
+        row["cause"],
         f"Usage of {name} has come to {amount_text(spent)} {currency}, past the {amount_text(threshold)} {currency} you wanted to be told at.",
         threshold=threshold,
         current_value=spent,
@@ -115,7 +115,7 @@ def _expiring_alert(row: Mapping[str, Any]) -> Alert:
     return Alert(
         row["user_id"],
         "subscription_expiring",
-        f"subscription {row['subscription_id']} ends {ends_at:%Y-%m-%dT%H:%MZ}, {days:f} days ahead",
+        row["cause"],
         f"Your subscription ends on {ends_at:%Y-%m-%d at %H:%M} UTC.",
         subscription_id=row["subscription_id"],
         threshold=days,
@@ -132,7 +132,7 @@ def _unrated_alert(row: Mapping[str, Any]) -> Alert:
     return Alert(
         row["user_id"],
         "unrated_usage",
-        f"subscription {row['subscription_id']}, {what}, {row['month']:%Y-%m}",
+        row["cause"],
         f"{row['events']:,} uses of {what} in {row['month']:%Y-%m} have no price yet. They are billed when there is one.",
         subscription_id=row["subscription_id"],
         current_value=Decimal(row["events"]),
