@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from services.aggregator.jobs import KeyDaysForgetting
+from services.aggregator.rebuild import Scope, heal, verify
 from services.aggregator.status import StatusPublisher
 from services.billing.reconciliation import reconcile
 from shared.clock import FixedClock
@@ -182,3 +183,25 @@ async def test_the_days_are_proved_by_the_log(database_pool: Pool, owner: UUID, 
     assert await differing() == set()
     await database_pool.execute("UPDATE api_key_days SET requests = requests + 1 WHERE day = $1", TODAY)
     assert await differing() == {"log = key days: requests"}
+
+
+async def test_days_that_were_changed_by_hand_are_found_and_healed(
+    database_pool: Pool, owner: UUID, connection: asyncpg.Connection
+) -> None:
+    key, aggregator = await make_key(database_pool, owner, limit=2), Aggregator(database_pool)
+    await aggregator.apply(*await store_batch(database_pool, [usage(owner, at=NOON, api_key_id=key, request_tokens=4)]))
+    await heard(aggregator)
+    truth = await days(database_pool, key)
+    await database_pool.execute("UPDATE api_key_days SET requests = 9")
+    await database_pool.execute("INSERT INTO api_key_days VALUES ($1, $2, $3, 1, 1)", owner, key, TODAY - DAY)
+
+    findings = await verify(connection, Scope())
+    assert findings.counts == {"key day": 2}
+    assert [d.stored["requests"] for d in findings.differences] == [1, 9]
+    assert [d.recomputed["requests"] for d in findings.differences] == [0, 1]
+    assert f"key {key}" == findings.differences[0].tool_name
+
+    await heal(connection, Scope(), findings.subscriptions)
+    assert await days(database_pool, key) == {**truth, TODAY - DAY: (0, 0)}
+    assert (await verify(connection, Scope())).total == 0
+    assert await heard(aggregator) == [[]]

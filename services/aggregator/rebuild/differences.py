@@ -8,14 +8,15 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-Kind: TypeAlias = Literal["hour", "day", "month", "counter"]
+Kind: TypeAlias = Literal["hour", "day", "month", "counter", "key day"]
 Figures: TypeAlias = Mapping[str, Any]
 """Counts by measure; the latency histogram as a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One summary row or one subscription's counters: stored figures and recomputed ones, both of all measures.
+    """One summary row, one subscription's counters, or one day of an API key (`tool_name` names it): stored figures and
+    recomputed ones, both of all measures.
 
     `period_start` is the start of the hour, day or month, for counters that of the quota period. Figures of a row that
     is not there are zeros.
@@ -70,7 +71,9 @@ class Findings:
         return sum(self.counts.values())
 
 
-def counted(kinds: Iterable[tuple[Kind, int]], counters: int) -> dict[Kind, int]:
+def counted(kinds: Iterable[tuple[Kind, int]], others: Iterable[Difference]) -> dict[Kind, int]:
     """Return how many keys differ by kind, without those kinds of which none does."""
     counts: dict[Kind, int] = dict(kinds)
-    return {**counts, **({"counter": counters} if counters else {})}
+    for difference in others:
+        counts[difference.kind] = counts.get(difference.kind, 0) + 1
+    return counts

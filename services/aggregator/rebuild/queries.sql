@@ -44,21 +44,24 @@ FROM usage_logs
 WHERE created_at >= $1 AND created_at < $2 AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND batch_id = ANY($4::uuid[])
 ORDER BY subscription_id;
 
+-- name: note_applied
+-- The batches that the aggregator has applied whole: for exactly these the summaries stand.
+CREATE TEMPORARY TABLE applied_batches ON COMMIT DROP AS
+SELECT b.batch_id
+FROM usage_batches b LEFT JOIN (SELECT batch_id, count(*) AS messages FROM aggregator_inbox GROUP BY batch_id) i USING (batch_id)
+WHERE i.messages >= b.message_count OR b.recorded_at < (SELECT pruned_before FROM aggregator_inbox_watermark);
+
 -- name: create_shadow
 -- The summaries as they are computed anew.
 CREATE TEMPORARY TABLE rebuilt_summaries (LIKE usage_summaries INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP;
 
 -- name: recompute_hours
--- What the log gives for each hour, from batches that the aggregator has applied whole: for exactly these the summaries stand.
+-- What the log gives for each hour.
 -- A row that takes an event back counts -1. Latency buckets ($6: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
 INSERT INTO rebuilt_summaries (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
-WITH applied AS MATERIALIZED (
-    SELECT b.batch_id
-    FROM usage_batches b LEFT JOIN (SELECT batch_id, count(*) AS messages FROM aggregator_inbox GROUP BY batch_id) i USING (batch_id)
-    WHERE i.messages >= b.message_count OR b.recorded_at < (SELECT pruned_before FROM aggregator_inbox_watermark)
-), used AS (
+WITH used AS (
     SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
            coalesce(tool_name, '') AS tool_name, status_code, quantity, request_tokens, response_tokens, cached_tokens, latency_ms,
            width_bucket(latency_ms - 1, $6::integer[]) AS bucket
@@ -66,7 +69,7 @@ WITH applied AS MATERIALIZED (
     WHERE created_at >= $1 AND created_at < $2
       AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
       AND (cardinality($5::timestamptz[]) = 0 OR date_trunc('month', created_at, 'UTC') <> ALL($5))
-      AND batch_id IN (SELECT batch_id FROM applied)
+      AND batch_id IN (SELECT batch_id FROM applied_batches)
 )
 SELECT subscription_id, 'hour', hour, model_id, tool_name, sum(quantity), coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0),
        sum(request_tokens)::bigint, sum(response_tokens)::bigint, sum(cached_tokens)::bigint,
@@ -199,6 +202,39 @@ FROM met m LEFT JOIN used u USING (id)
 WHERE (m.used_requests, m.used_tokens) <> (coalesce(u.requests, 0), coalesce(u.tokens, 0))
 ORDER BY m.id;
 
+-- name: create_key_days
+-- The days of API keys as they are computed anew.
+CREATE TEMPORARY TABLE rebuilt_key_days (LIKE api_key_days) ON COMMIT DROP;
+
+-- name: recompute_key_days
+-- What the log gives for each API key and UTC day, of the days that are kept.
+INSERT INTO rebuilt_key_days (subscription_id, api_key_id, day, requests, tokens)
+SELECT subscription_id, api_key_id, (created_at AT TIME ZONE 'UTC')::date, sum(quantity), sum(total_tokens)
+FROM usage_logs
+WHERE created_at >= greatest($1, (SELECT since::timestamp AT TIME ZONE 'UTC' FROM api_key_days_kept)) AND created_at < $2
+  AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+  AND (cardinality($5::timestamptz[]) = 0 OR date_trunc('month', created_at, 'UTC') <> ALL($5))
+  AND api_key_id IS NOT NULL AND batch_id IN (SELECT batch_id FROM applied_batches)
+GROUP BY 1, 2, 3;
+
+-- name: differing_key_days
+-- Days of API keys that are not what the log gives; one that is missing counts as zeros.
+WITH stored AS (
+    SELECT subscription_id, api_key_id, day, requests, tokens, day::timestamp AT TIME ZONE 'UTC' AS at FROM api_key_days
+), kept AS (
+    SELECT * FROM stored
+    WHERE at >= $1 AND at < $2 AND day >= (SELECT since FROM api_key_days_kept)
+      AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+      AND date_trunc('month', at, 'UTC') <> ALL($5::timestamptz[])
+)
+SELECT 'key day' AS period_type, subscription_id, day::timestamp AT TIME ZONE 'UTC' AS period_start,
+       '' AS model_id, 'key ' || api_key_id AS tool_name,
+       jsonb_build_object('requests', coalesce(k.requests, 0), 'tokens', coalesce(k.tokens, 0)) AS stored,
+       jsonb_build_object('requests', coalesce(r.requests, 0), 'tokens', coalesce(r.tokens, 0)) AS recomputed
+FROM kept k FULL JOIN rebuilt_key_days r USING (subscription_id, api_key_id, day)
+WHERE (coalesce(k.requests, 0), coalesce(k.tokens, 0)) <> (coalesce(r.requests, 0), coalesce(r.tokens, 0))
+ORDER BY subscription_id, day, api_key_id;
+
 -- name: delete_unfounded
 -- Deletes summary rows for which the log has no usage.
 DELETE FROM usage_summaries s
@@ -221,6 +257,26 @@ ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO
     request_tokens = excluded.request_tokens, response_tokens = excluded.response_tokens,
     cached_tokens = excluded.cached_tokens, latency_sum_ms = excluded.latency_sum_ms,
     latency_count = excluded.latency_count, latency_histogram = excluded.latency_histogram, updated_at = now();
+
+-- name: replace_key_days
+-- Makes days of API keys of locked subscriptions ($1), from $2 up to $3 but for months $4, what the log gives: those that it does not
+-- have become zeros. Gateways hear of a key of today by its subscription's status.
+WITH wanted AS (
+    SELECT subscription_id, api_key_id, day, requests, tokens FROM rebuilt_key_days
+    UNION ALL
+    SELECT d.subscription_id, d.api_key_id, d.day, 0, 0 FROM api_key_days d
+    WHERE d.subscription_id = ANY($1::uuid[]) AND d.day >= (SELECT since FROM api_key_days_kept)
+      AND d.day::timestamp AT TIME ZONE 'UTC' >= $2 AND d.day::timestamp AT TIME ZONE 'UTC' < $3
+      AND date_trunc('month', d.day::timestamp) AT TIME ZONE 'UTC' <> ALL($4::timestamptz[])
+      AND NOT EXISTS (SELECT FROM rebuilt_key_days r WHERE (r.subscription_id, r.api_key_id, r.day) = (d.subscription_id, d.api_key_id, d.day))
+), written AS (
+    INSERT INTO api_key_days AS d (subscription_id, api_key_id, day, requests, tokens)
+    SELECT * FROM wanted ORDER BY subscription_id, api_key_id, day
+    ON CONFLICT (subscription_id, api_key_id, day) DO UPDATE SET requests = excluded.requests, tokens = excluded.tokens
+    WHERE (d.requests, d.tokens) <> (excluded.requests, excluded.tokens)
+    RETURNING d.subscription_id
+)
+UPDATE subscriptions SET status_version = status_version + 1 WHERE id IN (SELECT subscription_id FROM written);
 
 -- name: set_counters
 -- Makes counters of locked subscriptions what was used in their quota period; the trigger suspends and reactivates.

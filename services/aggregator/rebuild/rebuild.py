@@ -63,15 +63,18 @@ async def _look(connection: Connection, scope: Scope) -> Findings:
         selected = store.Selection(scope, chosen, left_out, archived)
         events = await store.recompute(connection, selected)
         compared = await store.compare(connection, selected)
-        counters = await store.differing_counters(connection, selected)
+        others = [
+            *await store.differing_counters(connection, selected),
+            *await store.differing_key_days(connection, selected),
+        ]
         summaries = await store.first_differences(connection, SHOWN)
         return Findings(
             events=events,
             compared=compared,
-            counts=counted(await store.count_differences(connection), len(counters)),
-            differences=[*summaries, *counters[: SHOWN - len(summaries)]],
+            counts=counted(await store.count_differences(connection), others),
+            differences=[*summaries, *others[: SHOWN - len(summaries)]],
             subscriptions=sorted(
-                {*await store.differing_subscriptions(connection), *(c.subscription_id for c in counters)}
+                {*await store.differing_subscriptions(connection), *(other.subscription_id for other in others)}
             ),
             left_out=left_out,
             archived=archived,
@@ -82,7 +85,7 @@ async def _look(connection: Connection, scope: Scope) -> Findings:
 
 
 async def heal(connection: Connection, scope: Scope, subscriptions: Sequence[UUID]) -> Healed:
-    """Compute summaries and counters of `subscriptions` within a scope anew and store what differs, in one transaction.
+    """Compute summaries, counters and days of API keys of `subscriptions` within a scope anew and store what differs, in one transaction.
 
     It looks again under the lock: what changed since it was verified is judged as it is now. Running it again, or two at
     once, does no harm.
@@ -98,5 +101,6 @@ async def heal(connection: Connection, scope: Scope, subscriptions: Sequence[UUI
         counters = await store.differing_counters(connection, selected)
         summaries = await store.replace_summaries(connection)
         await store.set_counters(connection, counters)
+        await store.replace_key_days(connection, selected)
     missing = sorted(set(subscriptions) - set(locked))
     return Healed(summaries, len(counters), [*left_out, *missing])

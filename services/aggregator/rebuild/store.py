@@ -76,11 +76,14 @@ async def partly_applied(connection: Connection, scope: Scope, subscriptions: Se
 
 
 async def recompute(connection: Connection, selected: Selection) -> int:
-    """Fill the shadow with the hours, days and months that the log gives; return how many events it added up."""
+    """Fill the shadow with the hours, days, months and days of API keys that the log gives; return how many events it added up."""
+    await connection.execute(_SQL["note_applied"])
     await connection.execute(_SQL["create_shadow"])
     await connection.execute(_SQL["recompute_hours"], *selected.arguments, LATENCY_BUCKETS_MS)
     await connection.execute(_SQL["recompute_coarser"], "hour", "day")
     await connection.execute(_SQL["recompute_coarser"], "day", "month")
+    await connection.execute(_SQL["create_key_days"])
+    await connection.execute(_SQL["recompute_key_days"], *selected.arguments)
     await connection.execute(_SQL["analyze_shadow"])
     return int(await connection.fetchval(_SQL["count_events"]))
 
@@ -119,6 +122,20 @@ async def negative_hours(connection: Connection, limit: int) -> list[NegativeHou
 async def differing_counters(connection: Connection, selected: Selection) -> list[Difference]:
     """Return the subscriptions whose counters are not what was used in their quota period, where that meets the scope."""
     return [_difference(row) for row in await connection.fetch(_SQL["differing_counters"], *selected.arguments)]
+
+
+async def differing_key_days(connection: Connection, selected: Selection) -> list[Difference]:
+    """Return the days of API keys that are not what the log gives."""
+    return [_difference(row) for row in await connection.fetch(_SQL["differing_key_days"], *selected.arguments)]
+
+
+async def replace_key_days(connection: Connection, selected: Selection) -> None:
+    """Make the days of API keys of the selected, locked subscriptions what the log gives."""
+    left_out = set(selected.left_out)
+    chosen = [id_ for id_ in selected.subscriptions or () if id_ not in left_out]
+    await connection.execute(
+        _SQL["replace_key_days"], chosen, selected.scope.start, selected.scope.end, selected.archived
+    )
 
 
 async def replace_summaries(connection: Connection) -> int:
