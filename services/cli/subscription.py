@@ -73,6 +73,40 @@ def create(
     _print(begun, as_json=as_json)
 
 
+@app.command("list")
+def list_(
+    *,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="Id or e-mail address.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="PLAN|MODEL", help="What it is to.")] = None,
+    status: Annotated[str | None, typer.Option(metavar="STATUS", help="Such as active or suspended.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most subscriptions to list.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List subscriptions, the latest first."""
+    from services.billing.subscriptions.desk import reading  # noqa: PLC0415
+
+    found = operator.with_database(lambda connection: reading.find(connection, user, to, status, limit))
+    if as_json:
+        typer.echo(json.dumps(found, default=str))
+        return
+    for one in found:
+        why = f" ({', '.join(one['suspended_reasons'])})" if one["suspended_reasons"] else ""
+        end = (
+            f", {'ends' if one['cancel_at_period_end'] else 'period until'} {one['current_period_end']:%Y-%m-%d}"
+            if one["current_period_end"]
+            else ""
+        )
+        typer.echo(
+            operator.harmless(
+                f"{one['id']}  {one['email']}  {one['what']}  {one['status']}{why}  {one['billing_mode']} {one['currency']}{end}"
+            )
+        )
+    total = found[0]["total"] if found else 0
+    typer.echo(
+        f"{operator.plural(total, 'subscription')}{f'; the latest {len(found):,} are listed' if total > len(found) else ''}"
+    )
+
+
 @app.command()
 def show(
     subscription: Id,

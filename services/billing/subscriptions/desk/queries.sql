@@ -58,3 +58,13 @@ WHERE resource_type = 'subscription' AND resource_id = $1 ORDER BY created_at DE
 -- name: coupons_of
 -- The coupons that a subscription has redeemed.
 SELECT code, redeemed_at FROM coupon_redemptions WHERE subscription_id = $1 ORDER BY redeemed_at;
+
+-- name: list
+-- Subscriptions, at most $4, the latest first: of a user ($1: id or e-mail address), on a plan or model ($2), in a status ($3); each NULL: any.
+SELECT s.id, u.email, coalesce(s.plan_id, s.model_id) AS what, s.status::text AS status, s.suspended_reasons, s.billing_mode, s.currency,
+       s.current_period_end, s.cancel_at_period_end, count(*) OVER () AS total
+FROM subscriptions s JOIN users u ON u.id = s.user_id
+WHERE ($1::text IS NULL OR u.id::text = $1 OR lower(u.email) = lower($1)) AND ($2::text IS NULL OR $2 IN (s.plan_id, s.model_id))
+  AND ($3::text IS NULL OR s.status::text = $3)
+ORDER BY s.created_at DESC, s.id
+LIMIT $4;

@@ -24,3 +24,10 @@ async def open_changes(connection: Connection, subscription_id: UUID) -> list[di
 async def coupons_of(connection: Connection, subscription_id: UUID) -> list[dict[str, Any]]:
     """Return the coupons that a subscription has redeemed, in order."""
     return [dict(row) for row in await connection.fetch(SQL["coupons_of"], subscription_id)]
+
+
+async def find(
+    connection: Connection, user: str | None, what: str | None, status: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Return subscriptions, the latest first: of a user, to a plan or model, in a status, as far as given. `total` counts all."""
+    return [dict(row) for row in await connection.fetch(SQL["list"], user, what, status, limit)]
