@@ -746,6 +746,13 @@ ALTER TABLE credit_settlements
 
 COMMENT ON COLUMN credit_settlements.amount IS 'Credits: what was rated times credits_per_unit; debited from the balance, the rest owed. Negative where more usage was voided than used: given back.';
 
+CREATE OR REPLACE FUNCTION get_user_balance(user_id uuid) RETURNS numeric LANGUAGE sql STABLE AS $$
+    SELECT coalesce((SELECT c.balance FROM user_credits c WHERE c.user_id = $1), 0)
+         - coalesce((SELECT sum(g.remaining) FROM credit_grants g WHERE g.user_id = $1 AND g.open AND g.expires_at <= now()), 0)
+$$;
+
+COMMENT ON FUNCTION get_user_balance IS 'Credits that a user can use now: the balance without what has expired and is not posted yet; 0 for who never had any.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Buying, and taking back what was bought
 -- ---------------------------------------------------------------------------------------------------------------------

@@ -6,16 +6,20 @@ lock_credit_accounts, roll_credit_cycle, check_ledger_is_followed, protect_credi
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from deploy.migrate import DIRECTORY, migrate
 from shared.ids import uuid7
-from shared.postgres import Connection
+from shared.postgres import Connection, create_pool
 from tests.integration.billing_facts import NOON
+from tests.integration.credit_model import obey_the_laws
 from tests.integration.schema_facts import insert, make_subscription, make_user, refused, subscription, violates
 
 
@@ -71,6 +75,7 @@ async def test_what_has_expired_pays_nothing_and_leaves_by_a_ledger_entry(connec
     await give(connection, user, "2")
     await settle(connection, user, "3")
     await connection.execute("UPDATE credit_grants SET expires_at = now() WHERE id = $1", ending)
+    assert await connection.fetchval("SELECT get_user_balance($1)", user) == 2
     async with refused(connection, "TS001", "3 needed, 2 available"):
         await connection.execute("SELECT debit_user_credits($1, 3)", user)
     await settle(connection, user, "1")
@@ -201,3 +206,27 @@ async def test_the_past_of_a_rate_is_fixed(connection: Connection) -> None:
     await connection.execute("DELETE FROM credit_rates WHERE valid_from = $1", soon)
     async with refused(connection, "TS003"):
         await connection.execute("DELETE FROM credit_rates")
+
+
+async def test_ledgers_from_before_there_were_grants_are_replayed_by_the_migration(
+    empty_database: str, tmp_path: Path
+) -> None:
+    for file in sorted(DIRECTORY.glob("000*.sql")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    await migrate(empty_database, directory=tmp_path)
+    pool, rng = await create_pool(empty_database), random.Random(3)
+    async with pool.acquire() as connection:
+        users = [await make_user(connection) for _ in range(3)]
+    for number in range(60):
+        user, amount = rng.choice(users), Decimal(rng.randrange(1, 900)) / 7 // Decimal("0.000001") / 1000000
+        statement = rng.choice(("add_user_credits($1, $2, 'bonus')", f"settle_user_credits($1, $2, 'key {number}')"))
+        await pool.execute(f"SELECT {statement}", user, amount)
+    before = await pool.fetch("SELECT user_id, balance, owed FROM user_credits ORDER BY user_id")
+    (tmp_path / "0014_credits.sql").write_bytes((DIRECTORY / "0014_credits.sql").read_bytes())
+    await migrate(empty_database, directory=tmp_path)
+    for user in users:
+        await obey_the_laws(pool, user)
+        await pool.execute("SELECT add_user_credits($1, 1000), settle_user_credits($1, 3, 'after')", user)
+        await obey_the_laws(pool, user)
+    assert [row["owed"] for row in before].count(0) < 3, "some owed, some had credits"
+    await pool.close()

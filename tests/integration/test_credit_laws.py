@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shared.ids import uuid7
 from shared.postgres import Pool, create_pool
 from tests.integration.billing_facts import Customer, Desk, make_customer, make_price
-from tests.integration.credit_model import Credits
+from tests.integration.credit_model import Credits, obey_the_laws
 from tests.integration.schema_facts import make_user, rate_usage
 
 CALLERS = 64
@@ -36,35 +36,6 @@ STEPS = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 3)),
     st.tuples(st.just("again")),
 )
-LAWS = """
-SELECT
-    (SELECT count(*) FROM credit_transactions t WHERE t.user_id = $1
-       AND t.amount <> (SELECT coalesce(sum(p.amount), 0) FROM credit_grant_postings p WHERE p.transaction_id = t.id)) AS entries_not_spread,
-    (SELECT count(*) FROM credit_grants g WHERE g.user_id = $1
-       AND g.remaining <> (SELECT sum(p.amount) FROM credit_grant_postings p WHERE p.grant_id = g.id)) AS grants_not_posted,
-    (SELECT count(*) FROM (SELECT balance_before, lag(balance_after, 1, 0::numeric) OVER (ORDER BY sequence) AS previous, sequence,
-                                  row_number() OVER (ORDER BY sequence) AS place FROM credit_transactions WHERE user_id = $1) c
-       WHERE balance_before <> previous OR sequence <> place) AS chain_broken,
-    (SELECT count(*) FROM credit_transactions WHERE user_id = $1 AND (balance_after < 0 OR owed_after < 0)) AS negative,
-    (SELECT coalesce(sum(amount), 0) FROM credit_transactions WHERE user_id = $1) AS ledger,
-    (SELECT coalesce(sum(remaining), 0) FROM credit_grants WHERE user_id = $1) AS remaining,
-    (SELECT coalesce(sum(owed_change - amount), 0) FROM credit_transactions WHERE user_id = $1 AND request ->> 'call' = 'settle') AS settled,
-    coalesce((SELECT balance FROM user_credits WHERE user_id = $1), 0) AS balance,
-    coalesce((SELECT owed FROM user_credits WHERE user_id = $1), 0) AS owed
-"""
-
-
-async def obey_the_laws(pool: Pool, user: UUID, *, settled: Decimal | None = None) -> Any:
-    """Σ ledger = Σ grants = balance, every entry is spread over grants, the chain holds, nothing is negative."""
-    row = await pool.fetchrow(LAWS, user)
-    assert row is not None
-    broken = {name: row[name] for name in ("entries_not_spread", "grants_not_posted", "chain_broken", "negative")}
-    assert not any(broken.values()), broken
-    assert row["ledger"] == row["remaining"] == row["balance"]
-    assert not (row["balance"] > 0 and row["owed"] > 0)
-    if settled is not None:
-        assert row["settled"] == settled, "debits = Σ rated − owed"
-    return row
 
 
 class History:
