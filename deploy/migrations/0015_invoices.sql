@@ -365,10 +365,11 @@ BEGIN
     PERFORM FROM subscriptions WHERE id IN (SELECT subscription_id FROM added) FOR KEY SHARE;
     SELECT format('line %s of invoice %s', a.position, a.invoice_id) INTO strange
     FROM added a
-    WHERE (a.subscription_id IS NOT NULL AND NOT EXISTS (SELECT FROM subscriptions WHERE id = a.subscription_id))
-       OR (a.price_id IS NOT NULL AND NOT EXISTS (SELECT FROM model_prices WHERE id = a.price_id))
-       OR (a.usage_line_id IS NOT NULL AND a.usage_line_id <> a.id AND NOT EXISTS (SELECT FROM added o WHERE o.id = a.usage_line_id)
-           AND NOT EXISTS (SELECT FROM invoice_lines o WHERE o.id = a.usage_line_id))
+    LEFT JOIN subscriptions s ON s.id = a.subscription_id
+    LEFT JOIN model_prices p ON p.id = a.price_id
+    LEFT JOIN added o ON o.id = a.usage_line_id
+    WHERE (a.subscription_id IS NOT NULL AND s.id IS NULL) OR (a.price_id IS NOT NULL AND p.id IS NULL)
+       OR (a.usage_line_id IS NOT NULL AND o.id IS NULL AND NOT EXISTS (SELECT FROM invoice_lines WHERE id = a.usage_line_id))
     LIMIT 1;
     IF strange IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '23503', MESSAGE = format('%s names a subscription, a price or a line that does not exist', strange);
