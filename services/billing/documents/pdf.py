@@ -5,7 +5,7 @@ Fonts come with the package, not from the machine: Source Sans, and DejaVu Sans 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -30,7 +30,7 @@ def render_pdf(view: View, *, at: datetime, einvoice: bytes | None = None, logo:
         inputs["logo"] = "/" + logo.name
     root = str(logo.resolve().parent) if logo is not None else None
     made = _compiler().compile(
-        _source(), format="pdf", sys_inputs=inputs, pdf_standards=[STANDARD], root=root, timestamp=at
+        _source(), format="pdf", sys_inputs=inputs, pdf_standards=[STANDARD], root=root, timestamp=_second(at)
     )
     pdf = made[0] if isinstance(made, list) else made or b""  # one file, whatever the number of pages
     return declare_factur_x(pdf) if einvoice is not None else pdf
@@ -39,7 +39,7 @@ def render_pdf(view: View, *, at: datetime, einvoice: bytes | None = None, logo:
 def render_png(view: View, *, at: datetime, ppi: float = 96) -> list[bytes]:
     """Return the pages as pictures."""
     inputs = {"view": msgspec.json.encode(view).decode()}
-    made = _compiler().compile(_source(), format="png", sys_inputs=inputs, ppi=ppi, timestamp=at)
+    made = _compiler().compile(_source(), format="png", sys_inputs=inputs, ppi=ppi, timestamp=_second(at))
     return made if isinstance(made, list) else [made] if made is not None else []
 
 
@@ -59,3 +59,8 @@ def _compiler() -> typst.Compiler:
             font_paths=[str(source_sans), str(ours)],
         )
     return typst.Compiler(font_paths=fonts)
+
+
+def _second(at: datetime) -> datetime:
+    """Return a time as PDF states it: to the second, in UTC."""
+    return at.astimezone(UTC).replace(microsecond=0)

@@ -10,7 +10,7 @@ from uuid import UUID
 from services.billing.invoices.document import CreditNoteDocument, DocumentLine, InvoiceDocument, Party, TaxAmount
 from shared.money import round_money
 
-ISSUED = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
+ISSUED = datetime(2026, 11, 3, 9, 30, 12, 345_678, tzinfo=UTC)
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
 SELLER = Party(
     name="Gateway GmbH", line1="Torstraße 1", postal_code="10119", city="Berlin", country="DE", vat_id="DE136695976",
