@@ -81,7 +81,7 @@ COMMENT ON TABLE  billing_profiles IS 'How a customer is invoiced: name, address
 COMMENT ON COLUMN billing_profiles.entity IS 'The legal entity that invoices it; NULL: TALLYSTICK_BILLING_ENTITY.';
 COMMENT ON COLUMN billing_profiles.buyer_reference IS 'What the customer wants to find on its invoices: an order number, in Germany a Leitweg-ID (BT-10).';
 COMMENT ON COLUMN billing_profiles.tax_treatment IS 'standard: tax_rate, else the entity''s; reverse_charge: the customer owes the tax; exempt: none, for exemption_reason.';
-COMMENT ON COLUMN billing_profiles.currency IS 'What the customer is charged in where nothing else says so; usage and plans say so themselves, and currencies never mix.';
+COMMENT ON COLUMN billing_profiles.currency IS 'What the customer wishes to pay in, for whoever sets up its subscriptions. An invoice has the currency of its usage and charges; currencies never mix.';
 
 CREATE TRIGGER update_billing_profiles_updated_at BEFORE UPDATE ON billing_profiles
     FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
