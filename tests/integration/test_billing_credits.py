@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -20,8 +20,10 @@ from tests.integration.billing_facts import (
     ingest,
     make_customer,
     make_price,
+    summarise,
     usage,
 )
+from tests.integration.rebuild_facts import take_back
 
 ONE_DOLLAR = 1000
 """Tokens that cost a dollar, ten credits, by the price of these tests."""
@@ -184,6 +186,36 @@ async def test_usage_that_costs_nothing_is_settled_without_a_ledger_entry(desk: 
     assert await desk.value("SELECT transaction_id FROM credit_settlements") is None
     assert await account(desk) == (10, 0)
     assert await desk.differing() == []
+
+
+async def test_voided_usage_gives_its_credits_back_at_the_rate_at_which_they_were_taken(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=25)
+    used = await desk.use(usage(customer.subscription_id, request_tokens=2 * ONE_DOLLAR))
+    await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR))
+    await desk.settling.settle_all()
+    assert await account(desk) == (0, 5)
+    await set_rate(desk.pool, "USD", datetime(2036, 1, 1, tzinfo=UTC), "99")
+    await desk.deliver(*await take_back(desk.pool, [used]))
+    assert await desk.settling.settle_all() == 1
+    assert await account(desk) == (15, 0)
+    row = (
+        await desk.fetch("SELECT rated_amount, amount, debited, owed FROM credit_settlements ORDER BY id DESC LIMIT 1")
+    )[0]
+    assert tuple(row) == (-2, -20, -15, -5)
+    assert await desk.fetch("SELECT status::text FROM subscriptions") == [("active",)]
+    async with desk.pool.acquire() as connection:
+        await summarise(connection)
+    assert [name for name in await desk.differing() if "aggregator" not in name and "hours" not in name] == []
+
+
+async def test_usage_and_its_void_in_one_window_leave_no_ledger_entry(desk: Desk) -> None:
+    customer = await prepaid(desk, credit=25)
+    used = await desk.use(usage(customer.subscription_id, request_tokens=ONE_DOLLAR))
+    await desk.deliver(*await take_back(desk.pool, [used]))
+    assert await desk.settling.settle_all() == 1
+    assert await account(desk) == (25, 0)
+    assert await desk.value("SELECT count(*) FROM credit_transactions") == 1
+    assert await desk.value("SELECT transaction_id FROM credit_settlements") is None
 
 
 async def test_usage_near_the_end_of_the_credits_is_settled_at_once(desk: Desk) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.amounts import amount_text
-from services.billing.credits.credits import Account, Claim, Pending, Settlement, notices, to_credits
+from services.billing.credits.burning import AppliedGrant, burn_down
+from services.billing.credits.credits import Account, Claim, Pending, Settlement, notices, rounds, to_credits
 from services.billing.rating.rating import Price, Rated, RatedRow
 from services.billing.rating.usage import Payer, Quantities, UsageKey
 
@@ -111,3 +112,43 @@ def test_amounts_are_spelled_with_all_digits_and_no_exponent() -> None:
         "0.000000001",
         "0",
     ]
+
+
+@given(
+    st.lists(st.decimals(0, 50, places=3, allow_nan=False).filter(bool), max_size=6),
+    st.integers(-100, 20_000).map(lambda cents: Decimal(cents) / 100),
+)
+def test_grants_pay_in_order_whole_minor_units_and_never_more_than_is_asked(
+    left: list[Decimal], asked: Decimal
+) -> None:
+    grants = [AppliedGrant(UUID(int=n), amount, f"grant {n}") for n, amount in enumerate(left)]
+    used = burn_down(grants, asked, "USD")
+    payable = [amount // Decimal("0.01") * Decimal("0.01") for amount in left]
+    assert sum(grant.amount for grant in used) == min(max(asked, Decimal(0)), sum(payable))
+    assert all(grant.amount > 0 and grant.amount % Decimal("0.01") == 0 for grant in used)
+    emptied = [grant for grant in used[:-1] if grant.amount != payable[grant.grant_id.int]]
+    assert emptied == [], "a grant is used up before the next one is"
+    assert [grant.grant_id for grant in used] == sorted(grant.grant_id for grant in used)
+
+
+@given(st.lists(st.integers(0, 3), max_size=10))
+def test_rounds_name_each_user_once_and_keep_their_order(users: list[int]) -> None:
+    claims = [Claim(UUID(int=n), UUID(int=user), "USD", Decimal(1), 1, AT, AT) for n, user in enumerate(users)]
+    made = rounds(claims)
+    assert sorted((c for together in made for c in together), key=lambda c: c.id) == claims
+    assert all(len({c.user_id for c in together}) == len(together) for together in made)
+    for user in set(users):
+        assert [c for together in made for c in together if c.user_id.int == user] == [
+            c for c in claims if c.user_id.int == user
+        ]
+
+
+def test_usage_in_a_currency_without_a_rate_is_not_pending() -> None:
+    watch = Pending({"EUR": Decimal(10)}, urgent_share=Decimal("0.8"))
+    assert watch.add([row("500", balance=100)]) == []
+
+
+def test_more_is_bought_below_the_threshold_only() -> None:
+    wants = [Account(Decimal(n), Decimal(0), topup_threshold=Decimal(5)).wants_topup for n in (4, 5, 6)]
+    assert wants == [True, False, False]
+    assert not Account(Decimal(0), Decimal(3)).wants_topup
