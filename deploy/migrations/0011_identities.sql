@@ -29,12 +29,16 @@ COMMENT ON COLUMN usage_ids.created_at IS 'When the event happened: where its ro
 COMMENT ON COLUMN usage_ids.id IS 'UUIDv5 of (source, CloudEvents id), as usage_logs.id; or the id that the reversal of an event has.';
 COMMENT ON COLUMN usage_ids.row_id IS 'The row that the event left, where that has another id: a void leaves the reversal of another event. NULL: its own.';
 
+-- Made beside usage_ids and attached, which waits for no reader: a proof or a dump may be at work on it for long.
 CREATE FUNCTION begin_usage_id_generation(number smallint, at timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    partition text := 'usage_ids_' || number;
 BEGIN
     INSERT INTO usage_id_generations (generation, begun_at) VALUES (number, at);
-    EXECUTE format('CREATE TABLE usage_ids_%s PARTITION OF usage_ids FOR VALUES IN (%s)', number, number);
+    EXECUTE format('CREATE TABLE %I (LIKE usage_ids)', partition);
     -- Not a key of usage_ids: that would have to contain the generation. Unique across generations it is by the order of things, see below.
-    EXECUTE format('CREATE UNIQUE INDEX usage_ids_%s_key ON usage_ids_%s (id)', number, number);
+    EXECUTE format('CREATE UNIQUE INDEX %I ON %I (id)', partition || '_key', partition);
+    EXECUTE format('ALTER TABLE usage_ids ATTACH PARTITION %I FOR VALUES IN (%s)', partition, number);
 END $$;
 
 COMMENT ON FUNCTION begin_usage_id_generation IS 'Makes the partition of a generation of usage_ids, unique by id.';
@@ -52,14 +56,17 @@ END $$;
 
 COMMENT ON FUNCTION write_usage_ids IS 'The generation of usage_ids that is open until the transaction ends, and whether there are earlier ones to look into.';
 
--- Closes the open generation when it is older than `turn_after`, and drops closed ones of which every identity has been guarded for
--- `guard_for` and no row is in usage_logs any more. Ingest calls it by a timer.
+-- Closes the open generation when it is older than `turn_after`; else drops closed ones of which every identity has been guarded for
+-- `guard_for`, 400 days at least, and no row is in usage_logs any more. Ingest calls it by a timer: what has to wait comes next time.
 CREATE FUNCTION keep_usage_ids(at timestamptz, turn_after interval, guard_for interval) RETURNS TABLE (begun smallint, dropped smallint[]) LANGUAGE plpgsql AS $$
 DECLARE
     newest   usage_id_generations;
     old      smallint;
     last_row timestamptz;
 BEGIN
+    IF guard_for < interval '400 days' THEN
+        RAISE EXCEPTION 'identities are guarded for 400 days at least, not for %', guard_for;
+    END IF;
     dropped := '{}';
     SELECT * INTO newest FROM usage_id_generations WHERE closed_at IS NULL;
     IF newest.begun_at + turn_after <= at THEN
@@ -70,6 +77,8 @@ BEGIN
             begun := newest.generation + 1;
             PERFORM begin_usage_id_generation(begun, at);
         END IF;
+        RETURN NEXT;
+        RETURN;
     END IF;
     FOR old IN SELECT g.generation FROM usage_id_generations g WHERE g.closed_at + guard_for <= at ORDER BY 1 LOOP
         SELECT max(i.created_at) INTO last_row FROM usage_ids i WHERE i.generation = old;
@@ -77,8 +86,8 @@ BEGIN
             SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
             WHERE h.inhparent = 'usage_logs'::regclass
               AND c.relname <= 'usage_logs_' || to_char(last_row AT TIME ZONE 'UTC', 'YYYY_MM'));
-        PERFORM set_config('lock_timeout', '5s', true);
-        EXECUTE format('DROP TABLE usage_ids_%s', old);
+        PERFORM set_config('lock_timeout', '1s', true);  -- batches wait behind this one, and it behind whoever reads
+        EXECUTE format('DROP TABLE %I', 'usage_ids_' || old);
         DELETE FROM usage_id_generations g WHERE g.generation = old;
         dropped := dropped || old;
     END LOOP;

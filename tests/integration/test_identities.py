@@ -83,6 +83,19 @@ async def test_a_generation_is_closed_once_by_two_workers_at_once(pool: Pool) ->
     assert await generations(pool) == [1, 2]
 
 
+async def test_a_generation_begins_while_somebody_reads_identities_for_long(pool: Pool) -> None:
+    async with pool.acquire() as reader, reader.transaction():
+        await reader.fetchval("SELECT count(*) FROM usage_ids")
+        await turn(pool, 183)
+
+    assert await generations(pool) == [1, 2]
+
+
+async def test_nobody_guards_for_less_than_is_promised(pool: Pool) -> None:
+    with pytest.raises(asyncpg.RaiseError, match="400 days at least"):
+        await pool.execute("SELECT keep_usage_ids(now(), '1 day', '399 days')")
+
+
 async def test_a_generation_stays_open_while_a_batch_writes_to_it(pool: Pool) -> None:
     """Else the next batch, which writes to a new one, would not see what this one is about to store."""
     async with pool.acquire() as first:
@@ -110,8 +123,9 @@ async def test_a_generation_is_dropped_when_it_has_guarded_long_enough_and_its_r
     await turn(pool, 183)
     await insert(pool, event_row(2))
 
+    await turn(pool, 183 + 398)  # begins another one
     await turn(pool, 183 + 399)
-    assert 1 in await generations(pool), "too young"
+    assert await generations(pool) == [1, 2, 3], "too young"
     await turn(pool, 183 + 401)
     assert 1 in await generations(pool), "its row is in the log"
     await pool.execute("DROP TABLE usage_logs_2026_11")

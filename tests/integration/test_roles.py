@@ -187,6 +187,7 @@ async def test_billing_moves_credits_through_the_functions_alone(connection: Con
 
 APPEND_ONLY = (
     "usage_logs",
+    "usage_ids",
     "credit_transactions",
     "credit_settlements",
     "credit_grant_postings",
@@ -199,6 +200,8 @@ FORBIDDEN_TO_ALL = [
     *(f"{verb} {table}" for table in APPEND_ONLY for verb in ("DELETE FROM", "TRUNCATE")),
     "TRUNCATE aggregator_inbox",
     "UPDATE usage_logs SET request_tokens = 0",
+    "UPDATE usage_ids SET created_at = now()",
+    "DROP TABLE usage_ids_1",
     "UPDATE credit_transactions SET amount = 0",
     "UPDATE audit_logs SET actor = 'nobody'",
     "UPDATE invoice_lines SET amount = 0",

@@ -22,6 +22,15 @@ async def test_every_unique_index_contains_the_distribution_key(connection: Conn
     assert [row["index"] for row in rows if "subscription_id" not in row["columns"]] == []
 
 
+async def test_identities_are_distributed_by_what_they_are_unique_by(connection: Connection) -> None:
+    """That an id is nobody else's cannot be known by subscription."""
+    rows = await connection.fetch(
+        """SELECT ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = i.indexrelid) AS columns
+           FROM pg_partition_tree('usage_ids') t JOIN pg_index i ON i.indrelid = t.relid AND i.indisunique"""
+    )
+    assert [row["columns"] for row in rows] == [["id"]]
+
+
 async def test_the_distribution_key_has_one_type_and_is_never_null(connection: Connection) -> None:
     rows = await connection.fetch(
         "SELECT atttypid::regtype::text, attnotnull FROM pg_attribute WHERE attrelid = ANY($1::text[]::regclass[]) AND attname = 'subscription_id'",
