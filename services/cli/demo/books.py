@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Usage:
-    """Sums over valid, distinct events: requests, errors, and tokens of each kind."""
+    """Sums over valid, distinct events: requests, errors, and tokens of each kind; one that was taken back is in none of them."""
 
     requests: int = 0
     errors: int = 0
@@ -16,13 +16,15 @@ class Usage:
     response_tokens: int = 0
     cached_tokens: int = 0
 
-    def add(self, *, error: bool, request_tokens: int, response_tokens: int, cached_tokens: int) -> None:
-        """Add one event."""
-        self.requests += 1
-        self.errors += error
-        self.request_tokens += request_tokens
-        self.response_tokens += response_tokens
-        self.cached_tokens += cached_tokens
+    def add(
+        self, *, error: bool, request_tokens: int, response_tokens: int, cached_tokens: int, times: int = 1
+    ) -> None:
+        """Add one event, or with `times` -1 take it off."""
+        self.requests += times
+        self.errors += times * error
+        self.request_tokens += times * request_tokens
+        self.response_tokens += times * response_tokens
+        self.cached_tokens += times * cached_tokens
 
     def as_tuple(self) -> tuple[int, int, int, int, int]:
         """Return the sums in the order of the fields."""
@@ -31,11 +33,13 @@ class Usage:
 
 @dataclass(slots=True)
 class Expected:
-    """The books of one run. `rejected` counts by what was wrong with a record; `held` are events of strangers."""
+    """The books of one run. `rejected` counts by what was wrong with a record; `held` are events of strangers; `taken_back` are events that
+    another one takes back: that one is a row of its own, and both sum to nothing."""
 
     published: int = 0
     duplicates: int = 0
     held: int = 0
+    taken_back: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     usage: Usage = field(default_factory=Usage)
     by_subscription: dict[str, Usage] = field(default_factory=dict)
@@ -48,6 +52,21 @@ class Expected:
         for usage in (self.usage, self.by_subscription.setdefault(subscription_id, Usage())):
             usage.add(
                 error=error, request_tokens=request_tokens, response_tokens=response_tokens, cached_tokens=cached_tokens
+            )
+
+    def take_back(
+        self, subscription_id: str, *, error: bool, request_tokens: int, response_tokens: int, cached_tokens: int
+    ) -> None:
+        """Enter an event that takes back a valid one that was entered before."""
+        self.published += 1
+        self.taken_back += 1
+        for usage in (self.usage, self.by_subscription[subscription_id]):
+            usage.add(
+                error=error,
+                request_tokens=request_tokens,
+                response_tokens=response_tokens,
+                cached_tokens=cached_tokens,
+                times=-1,
             )
 
     def duplicate(self) -> None:
@@ -68,7 +87,7 @@ class Expected:
     @property
     def inserted(self) -> int:
         """Rows that must be in the log."""
-        return self.usage.requests
+        return self.usage.requests + 2 * self.taken_back
 
     @property
     def quarantined(self) -> int:

@@ -12,6 +12,7 @@ import msgspec
 
 from services.cli.demo.record import Record
 from shared.contracts import SPEC_VERSION, USAGE_TYPE
+from shared.corrections import VOID_TYPE
 
 ERRORS: Final = (
     (429, "rate limited by the provider"),
@@ -53,6 +54,8 @@ class Subscriber:
 class Event:
     """A valid event: its record, and what its use adds up to."""
 
+    id: str
+    source: str
     record: Record
     subscription_id: str
     error: bool
@@ -88,14 +91,22 @@ class Events:
         subject: str | None = subscriber.subscription_id
         if subscriber.key_hash and random_() < 0.05:  # a gateway that knows keys only, like LiteLLM
             subject, data["api_key_hash"] = None, subscriber.key_hash
+        id_, source = self.next_id(), self._sources[hash_of(subscriber.subscription_id) % len(self._sources)]
         return Event(
-            self._record(subscriber, subject, time, data),
+            id_,
+            source,
+            self._record(subscriber, subject, self._envelope(id_, source, USAGE_TYPE, time), data),
             subscriber.subscription_id,
             data["status_code"] >= 400,
             data["request_tokens"],
             data["response_tokens"],
             data["cached_tokens"],
         )
+
+    def take_back(self, event: Event, time: float) -> Record:
+        """Return the record by which a gateway takes back an event that it has sent before, at the POSIX time `time`."""
+        envelope = self._envelope(self.next_id(), event.source, VOID_TYPE, time) | {"subject": event.subscription_id}
+        return Record(event.subscription_id.encode(), encode({**envelope, "data": {"voids": event.id}}))
 
     def _answer(self, only_model: str | None) -> dict[str, Any]:
         random_ = self._rng.random
@@ -135,14 +146,18 @@ class Events:
             "metadata": {"page": int(5 * random_()), "client": "mcp"},
         }
 
-    def _record(self, subscriber: Subscriber, subject: str | None, time: float, data: dict[str, Any]) -> Record:
-        envelope = {
+    def _envelope(self, id_: str, source: str, type_: str, time: float) -> dict[str, str]:
+        return {
             "specversion": SPEC_VERSION,
-            "id": self.next_id(),
-            "source": self._sources[hash_of(subscriber.subscription_id) % len(self._sources)],
-            "type": USAGE_TYPE,
+            "id": id_,
+            "source": source,
+            "type": type_,
             "time": datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         }
+
+    def _record(
+        self, subscriber: Subscriber, subject: str | None, envelope: dict[str, str], data: dict[str, Any]
+    ) -> Record:
         if subject is not None:
             envelope["subject"] = subject
         key = subscriber.subscription_id.encode()

@@ -26,6 +26,8 @@ class Outcome:
     response_tokens: int = 0
     suspended: int = 0
     invoices: int = 0
+    invoice_file: str | None = None
+    adjustments: int = 0
     reconciled: bool = False
     seconds: float = 0.0
     events_per_second: float = 0.0

@@ -96,11 +96,19 @@ WHERE place <= $1 ORDER BY alike DESC, suspended_reasons, place;
 SELECT count(*) FROM invoices WHERE number IS NOT NULL;
 
 -- name: an_invoice
--- The issued usage invoice on which most is for usage.
-SELECT i.id, i.number, u.full_name, u.email, i.period_start, i.period_end, i.issue_date, i.due_date, i.subtotal, i.tax, i.total, i.currency
+-- The issued invoice whose customer pays most for usage: nothing that a plan includes comes off it. With the subscription that used most.
+SELECT i.id, i.number, i.user_id, u.full_name, u.email, i.period_start, i.period_end, i.issue_date, i.due_date, i.subtotal, i.tax, i.total,
+       i.currency, (SELECT l.subscription_id::text FROM invoice_lines l WHERE l.invoice_id = i.id AND l.kind = 'usage'
+                    GROUP BY 1 ORDER BY sum(l.amount) DESC, 1 LIMIT 1) AS subscription_id
 FROM invoices i JOIN users u ON u.id = i.user_id
-WHERE i.number IS NOT NULL AND i.kind = 'usage'
-ORDER BY (SELECT coalesce(sum(l.amount), 0) FROM invoice_lines l WHERE l.invoice_id = i.id AND l.kind = 'usage') DESC, i.number LIMIT 1;
+WHERE i.number IS NOT NULL AND i.kind = 'usage' AND i.total > 0
+ORDER BY EXISTS (SELECT FROM invoice_lines l WHERE l.invoice_id = i.id AND l.kind = 'discount'),
+         (SELECT coalesce(sum(l.amount), 0) FROM invoice_lines l WHERE l.invoice_id = i.id AND l.kind = 'usage') DESC, i.number LIMIT 1;
+
+-- name: largest_usage_line
+-- The line of invoice $1 that bills most for usage of a model.
+SELECT id, position, price_id, dimensions ->> 'model_id' AS model FROM invoice_lines
+WHERE invoice_id = $1 AND kind = 'usage' AND dimensions ->> 'model_id' <> '' ORDER BY amount DESC, position LIMIT 1;
 
 -- name: invoice_lines
 -- Its largest lines ($2 of them), and how many it has in all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -58,12 +59,8 @@ async def show_suspended(console: Console, connection: Connection) -> int:
     return sum(counts.values())
 
 
-async def show_invoice(console: Console, connection: Connection) -> None:
-    """Print the invoice with the highest total, line by line."""
-    invoice = await connection.fetchrow(QUERIES["an_invoice"])
-    if invoice is None:
-        console.print("no invoice is issued")
-        return
+async def show_invoice(console: Console, connection: Connection, invoice: Mapping[str, Any]) -> None:
+    """Print an invoice, its largest lines."""
     name = invoice["full_name"] or invoice["email"]
     console.print(
         f"{invoice['number']} for {escape(name)}, usage of {invoice['period_start']:%Y-%m-%d} to before {invoice['period_end']:%Y-%m-%d}, "

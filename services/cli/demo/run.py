@@ -40,6 +40,8 @@ READY_SECONDS: Final = 60.0
 WORKER_SETTINGS: Final = {"TALLYSTICK_BILLING_CLOSE_PERIODS": "false"}
 """The story closes last month itself, when all of its usage has come; the scheduled job might do so before."""
 WORKER_LOGS: Final = "workers"
+DOCUMENTS: Final = "documents"
+"""Beside the demo's servers, whose directory goes with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,16 @@ class Stage:
             async with Supervisor(specs, os.environ, logs=self.logs, tell=self.display.say) as workers:
                 await workers.wait_until_ready(READY_SECONDS)
                 self.display.say(f"ready: {', '.join(spec.name for spec in specs)}; their logs are in {self.logs}")
-                outcome = await Story(self.settings, sending, workers, pool, self.display, options.rate).tell()
+                story = Story(
+                    self.settings,
+                    sending,
+                    workers,
+                    pool,
+                    self.display,
+                    options.rate,
+                    demo_directory().with_name(DOCUMENTS),
+                )
+                outcome = await story.tell()
                 outcome.workers_restarted = workers.restarts.total()
                 return outcome
         finally:

@@ -19,6 +19,8 @@ LAST_MONTH: Final = timedelta(hours=48)
 """The end of the previous month in which a part of the traffic happened: still within the late window, ready to be invoiced."""
 PRESENT: Final = timedelta(hours=3)
 LAST_MONTH_SHARE: Final = 0.45
+LATE: Final = 25
+"""Events of last month, at most, that are sent when it has been invoiced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Sending:
     traffic: Traffic | TraceTraffic
     now: datetime
     events: int
-    """Valid, distinct events."""
+    """Valid, distinct events that are sent before last month is invoiced."""
     total: int
     """All records, about: what is sent besides valid events is not counted before it is drawn."""
     sources: str
@@ -46,6 +48,10 @@ class Sending:
     def records(self) -> Iterator[Record]:
         return self.traffic.records()
 
+    def corrections(self, subscription_id: str) -> Iterator[Record]:
+        """Return what arrives for a subscription when last month has been invoiced; a trace is all there is."""
+        return self.traffic.corrections(subscription_id) if isinstance(self.traffic, Traffic) else iter(())
+
 
 def synthetic(world: World, events: int, seed: int, now: datetime) -> Sending:
     """Return traffic as gateways would have sent it in the last hours, after what was left over from last month."""
@@ -56,8 +62,9 @@ def synthetic(world: World, events: int, seed: int, now: datetime) -> Sending:
         (Period(end_of_month - LAST_MONTH, end_of_month), LAST_MONTH_SHARE),
         (Period(now - PRESENT, now), 1 - LAST_MONTH_SHARE),
     ]
-    traffic = Traffic(Plan(events, seed, run, now, shares), everyone)
-    return Sending(traffic, now, events, round(events * 1.014), f"/demo/{run}/%", everyone.latecomers)
+    plan = Plan(events, seed, run, now, shares, late=min(LATE, events // 40))
+    traffic = Traffic(plan, everyone)
+    return Sending(traffic, now, plan.in_time, round(plan.in_time * 1.014), f"/demo/{run}/%", everyone.latecomers)
 
 
 def recorded(world: World, trace: Trace, start: date, now: datetime) -> Sending:

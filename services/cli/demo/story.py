@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -14,6 +15,7 @@ from services.cli.checks import show as show_checks
 from services.cli.demo import report
 from services.cli.demo.closing import close_last_month
 from services.cli.demo.display import Bars, Display
+from services.cli.demo.finance import Finance
 from services.cli.demo.outcome import Outcome
 from services.cli.demo.publish import Publisher
 from services.cli.demo.record import Record
@@ -41,6 +43,8 @@ class Story:
     pool: Pool
     display: Display
     rate: float | None
+    documents: Path
+    """Where documents are written that the demo shows."""
 
     async def tell(self) -> Outcome:
         """Play all of it and return what came of it. Raises `TallystickError` when it cannot go on."""
@@ -55,20 +59,18 @@ class Story:
         self.display.chapter("Last month is closed")
         closed = await close_last_month(self.pool, self.sending.now, self.display)
         await self._caught_up(watch, lambda _: None)
+        await self._correct(watch, outcome)
 
         async with self.pool.acquire() as connection:
             added = (await count(connection, self.sending.sources)).since(before)
             sent = await compare(connection, self.sending.sources, self.sending.expected, added, before.stored)
             outcome.enter(added, await stored_usage(connection, self.sending.sources))
-            await self._report(connection, outcome, [*sent, closed, *await reconcile(connection)])
+            await self._report(connection, outcome, [*sent, closed])
         return outcome
 
     async def _send(self, watch: Watch, outcome: Outcome) -> None:
         """Publish in a thread of its own, disturb midway, and wait until all services are through."""
-        topic = self.settings.kafka_topic_prefix + USAGE_EVENTS
-        publisher = Publisher(
-            self.settings.kafka_bootstrap_servers, topic, rate=self.rate, security=librdkafka_security(self.settings)
-        )
+        publisher = self._publisher(self.rate)
         midway, loop = asyncio.Event(), asyncio.get_running_loop()
         records = _with_midway(self.sending, lambda: loop.call_soon_threadsafe(midway.set))
         disturbing = asyncio.create_task(self._disturb(midway))
@@ -89,6 +91,26 @@ class Story:
         outcome.caught_up(monotonic() - begun)
         self.display.say(
             f"caught up: {outcome.published:,} records, {outcome.events_per_second:,.0f}/s from the first sent to the last one rated"
+        )
+
+    async def _correct(self, watch: Watch, outcome: Outcome) -> None:
+        """When last month is invoiced: send usage of it that comes late, and take a request back."""
+        invoice = await self.pool.fetchrow(QUERIES["an_invoice"])
+        records = list(self.sending.corrections(invoice["subscription_id"])) if invoice else []
+        if not records:
+            return
+        published = self._publisher()
+        await asyncio.to_thread(published.publish, records)
+        outcome.published += published.published
+        await self._caught_up(watch, lambda _: None)
+        self.display.say(
+            f"then {len(records) - 1} events of that month arrived late for the customer of {invoice['number']}, and a gateway took one back"
+        )
+
+    def _publisher(self, rate: float | None = None) -> Publisher:
+        topic = self.settings.kafka_topic_prefix + USAGE_EVENTS
+        return Publisher(
+            self.settings.kafka_bootstrap_servers, topic, rate=rate, security=librdkafka_security(self.settings)
         )
 
     async def _caught_up(self, watch: Watch, show: Show) -> None:
@@ -120,12 +142,12 @@ class Story:
         await report.show_quarantine(console, connection)
         chapter("Suspended, and why")
         outcome.suspended = await report.show_suspended(console, connection)
-        chapter("One of the invoices")
-        await report.show_invoice(console, connection)
         outcome.invoices = await connection.fetchval(QUERIES["invoice_count"])
+        finance = Finance(connection, self.display, self.sending.now, self.documents)
+        proved = [*checks, *await finance.show(outcome), *await reconcile(connection)]
         chapter("The proof")
-        show_checks(console, checks)
-        outcome.proved(checks)
+        show_checks(console, proved)
+        outcome.proved(proved)
 
 
 def _with_midway(sending: Sending, midway: Callable[[], object]) -> Iterator[Record]:

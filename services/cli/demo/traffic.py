@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Final
 
 from services.cli.demo.books import Expected
-from services.cli.demo.events import Events, Model, Subscriber
+from services.cli.demo.events import Event, Events, Model, Subscriber
 from services.cli.demo.malformed import MALFORMED, conflicting, malformed
 from services.cli.demo.record import Record
 from shared.period import Period
@@ -49,7 +49,8 @@ class World:
 class Plan:
     """How much traffic (valid, distinct events), and when it happened: `shares` gives each period its part, in this order.
 
-    `now` bounds event times from above; `run` names this traffic, so that two runs do not share event ids.
+    `now` bounds event times from above; `run` names this traffic, so that two runs do not share event ids. `late` of the events are kept
+    back: they happened in the first of the periods, and are sent when it has been invoiced.
     """
 
     events: int
@@ -57,6 +58,12 @@ class Plan:
     run: str
     now: datetime
     shares: Sequence[tuple[Period, float]]
+    late: int = 0
+
+    @property
+    def in_time(self) -> int:
+        """How many events are not kept back."""
+        return self.events - self.late
 
 
 class Traffic:
@@ -73,6 +80,7 @@ class Traffic:
         self._known = frozenset(s.subscription_id for s in world.subscribers)
         self._recent: deque[Record] = deque(maxlen=_RESENT_WITHIN)
         self._settled: deque[Record] = deque(maxlen=_RESENT_WITHIN)
+        self._first: dict[str, Event] = {}
         self._now = plan.now.timestamp()
 
     def records(self) -> Iterator[Record]:
@@ -83,18 +91,36 @@ class Traffic:
             for kind in extras.get(number, ()):
                 yield self._extra(kind)
 
+    def corrections(self, subscription_id: str) -> Iterator[Record]:
+        """Yield what comes when the first period is invoiced: events of a subscription that were kept back, and a record by which a
+        gateway takes back the first one of it that was sent."""
+        subscriber = next(s for s in self._everyone if s.subscription_id == subscription_id)
+        end = self._plan.shares[0][0].end.timestamp()
+        for _ in range(self._plan.late):
+            yield self._enter(self._events.draw(subscriber, end - 1 - self._rng.random() * _LATEST_SECONDS / 2))
+        first = self._first.get(subscription_id)
+        if first is not None:
+            self.expected.take_back(
+                subscription_id,
+                error=first.error,
+                request_tokens=first.request_tokens,
+                response_tokens=first.response_tokens,
+                cached_tokens=first.cached_tokens,
+            )
+            yield self._events.take_back(first, self._now)
+
     def _times(self) -> Iterator[float]:
-        left = self._plan.events
+        left = self._plan.in_time
         *earlier, (last, _) = self._plan.shares
         for period, share in earlier:
-            count = min(left, round(self._plan.events * share))
+            count = min(left, round(self._plan.in_time * share))
             left -= count
             yield from arrival_times(self._rng, count, period)
         yield from arrival_times(self._rng, left, last)
 
     def _extras(self) -> dict[int, list[str]]:
         """Return what is sent besides the valid events, by the number of the event that it follows."""
-        events, extras = self._plan.events, dict[int, list[str]]()
+        events, extras = self._plan.in_time, dict[int, list[str]]()
         counts = dict.fromkeys(MALFORMED, max(1, events // 10_000)) | {
             "duplicate": round(events * DUPLICATES),
             "conflict": max(2, round(events * CONFLICTS)),
@@ -113,6 +139,15 @@ class Traffic:
             time -= self._rng.random() * _DISORDER_SECONDS
         subscriber = self._rng.choices(self._everyone, cum_weights=self._weights)[0]
         event = self._events.draw(subscriber, min(time, self._now))
+        self._first.setdefault(event.subscription_id, event)
+        self._enter(event)
+        self._recent.append(event.record)
+        if event.subscription_id in self._known:  # of two held events, attribution may well take the second first
+            self._settled.append(event.record)
+        return event.record
+
+    def _enter(self, event: Event) -> Record:
+        """Enter an event into the books; return its record."""
         self.expected.accept(
             event.subscription_id,
             error=event.error,
@@ -120,9 +155,6 @@ class Traffic:
             response_tokens=event.response_tokens,
             cached_tokens=event.cached_tokens,
         )
-        self._recent.append(event.record)
-        if event.subscription_id in self._known:  # of two held events, attribution may well take the second first
-            self._settled.append(event.record)
         return event.record
 
     def _extra(self, kind: str) -> Record:

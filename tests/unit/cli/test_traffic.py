@@ -17,6 +17,7 @@ from services.cli.demo.record import Record
 from services.cli.demo.traffic import Plan, Traffic, World, arrival_times
 from services.ingest.acceptance import Limits, Reason, Rejected, accept
 from shared.contracts import UsageEvent
+from shared.corrections import AmendEvent, VoidEvent
 from shared.period import Period
 
 NOW = datetime(2026, 11, 21, 10, 30, tzinfo=UTC)
@@ -42,7 +43,7 @@ def traffic(events: int = 4_000, seed: int = 7) -> Traffic:
     return Traffic(Plan(events, seed, "run", NOW, [(LAST_MONTH, 0.4), (TODAY, 0.6)]), WORLD)
 
 
-def judge(record: Record) -> UsageEvent | Rejected:
+def judge(record: Record) -> UsageEvent | VoidEvent | AmendEvent | Rejected:
     limits = Limits()
     return accept(record.value, record.headers, limits, *limits.window(NOW))
 
@@ -58,6 +59,8 @@ def test_the_books_are_what_an_independent_count_of_the_records_says() -> None:
         event = judge(record)
         if isinstance(event, Rejected):
             counted["quarantined"] += 1
+        elif not isinstance(event, UsageEvent):
+            counted[event.type] += 1
         elif event.subject in strangers:
             counted["held"] += 1
         elif (event.source, event.id) not in seen:
@@ -125,4 +128,24 @@ def test_a_malformed_record_is_refused_for_a_reason_that_explains_it(kind: str) 
 def test_all_reasons_that_bytes_alone_can_give_are_provoked() -> None:
     found = {v.reason for k in MALFORMED if isinstance(v := judge(malformed(k, "r", str(UUID(int=1)), NOW)), Rejected)}
 
-    assert found == set(Reason) - {Reason.CONFLICT, Reason.KEY_MISMATCH, Reason.REFUSED_BY_DATABASE}
+    by_what_is_stored = {Reason.CONFLICT, Reason.ALREADY_VOIDED, Reason.NOT_VOIDABLE}
+    assert found == set(Reason) - by_what_is_stored - {Reason.KEY_MISMATCH, Reason.REFUSED_BY_DATABASE}
+
+
+def test_what_comes_late_is_of_last_month_and_one_event_is_taken_back() -> None:
+    drawn = Traffic(Plan(1_000, 7, "run", NOW, [(LAST_MONTH, 0.4), (TODAY, 0.6)], late=20), WORLD)
+    sent = [event for record in drawn.records() if isinstance(event := judge(record), UsageEvent)]
+    before = drawn.expected.usage.requests
+    subscription = max(drawn.expected.by_subscription, key=lambda s: drawn.expected.by_subscription[s].requests)
+
+    *late, taken_back = [judge(record) for record in drawn.corrections(subscription)]
+
+    assert before == 980
+    assert len(late) == 20
+    assert all(isinstance(event, UsageEvent) and event.time in LAST_MONTH for event in late)
+    assert isinstance(taken_back, VoidEvent)
+    original = next(e for e in sent if (e.source, e.id) == (taken_back.source, taken_back.data.voids))
+    assert original.subject in (subscription, None)
+    assert original.time in LAST_MONTH
+    assert drawn.expected.usage.requests == before + 20 - 1
+    assert drawn.expected.inserted == before + 20 + 1
