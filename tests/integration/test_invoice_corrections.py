@@ -182,6 +182,21 @@ async def test_voiding_gives_back_the_credits_that_an_invoice_used(desk: Desk) -
     assert await books(desk) == []
 
 
+async def test_a_grant_pays_the_rounded_sum_and_nothing_is_carried_over_for_that(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    async with transaction(desk.pool) as connection:
+        await give(connection, customer.user_id, Decimal(20), "USD", kind="promotional", reason="Welcome")
+    await desk.use(usage(customer.subscription_id, request_tokens=9_996))
+    invoice = await read(desk, (await desk.close()).invoices[0].id)
+    assert [(ln.kind, ln.exact_amount) for ln in invoice.lines] == [
+        ("usage", Decimal("9.996")),
+        ("credit", Decimal(-10)),
+    ]
+    assert (invoice.total, invoice.status) == (Decimal(0), "paid")
+    assert await desk.value("SELECT remaining FROM credits") == 10
+    assert await books(desk) == []
+
+
 async def test_usage_taken_back_later_is_an_adjustment_on_the_next_invoice(desk: Desk) -> None:
     customer, _ = await invoiced(desk)
     await take_back(desk, customer.subscription_id, request_tokens=3_000)

@@ -183,7 +183,8 @@ class _Run:
         groups, _notes = await give_back(connection, self.period, drafts, claimed, terms, at=now)
         charges = await take_charges(connection, self.period, list(drafts.values()), claimed_since(claimed))
         carried = await store.carried(connection, drafts.values())
-        lines = compose(self.period, drafts, groups, charges, carried)
+        composed = compose(self.period, drafts, groups, charges, carried)
+        lines = {id_: balanced(found) for id_, found in composed.items()}
         await store.discard(connection, [id_ for id_ in drafts if id_ not in lines])
         granted = await store.with_grants(connection, drafts.values())
         for id_ in (id_ for id_ in lines if drafts[id_] in granted):
@@ -210,7 +211,7 @@ class _Run:
 
 
 def _invoice(id_: UUID, customer: Customer, lines: Sequence[Line], terms: dict[UUID, CustomerTerms]) -> Invoice:
-    return make_invoice(id_, *customer, balanced(lines), tax=terms[customer.user_id].tax)
+    return make_invoice(id_, *customer, lines, tax=terms[customer.user_id].tax)
 
 
 async def grants(

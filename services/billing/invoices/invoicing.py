@@ -73,7 +73,10 @@ def exact_sum(lines: Iterable[Line]) -> Decimal:
 
 
 def balanced(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines of an invoice that is not negative: what it would be below nothing is carried over to the next one."""
+    """Return the lines of an invoice that is not negative: what it would be below nothing is carried over to the next one.
+
+    To be asked before grants are taken off: they pay the rounded sum, which may be a fraction of a minor unit more than the exact one.
+    """
     below = exact_sum(lines)
     return [*lines, carried_over(-below)] if below < 0 else list(lines)
 

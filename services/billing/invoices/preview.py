@@ -67,8 +67,9 @@ async def preview(
         previews = []
         for id_, found in lines.items():
             customer = drafts[id_]
-            whole = [*found, *await _grants(connection, customer, found, now)]
-            invoice = make_invoice(id_, *customer, balanced(whole), tax=of[user_id].tax)
+            whole = balanced(found)
+            whole += await _grants(connection, customer, whole, now)
+            invoice = make_invoice(id_, *customer, whole, tax=of[user_id].tax)
             mine = [plan.note.total for plan in notes if plan.invoice.currency == customer.currency]
             previews.append(_preview(invoice, of[user_id], period, now, sum(mine, Decimal(0))))
         return previews
