@@ -142,7 +142,7 @@ def show(
     for one in coupons:
         typer.echo(f"coupon               {one['code']}, redeemed {one['redeemed_at']:%Y-%m-%d %H:%M} UTC")
     for one in done:
-        why = json.loads(one["details"] or "{}").get("why", "")
+        why = (one["details"] or {}).get("why", "")
         typer.echo(
             operator.harmless(
                 f"{one['created_at']:%Y-%m-%d %H:%M:%S} UTC  {one['action']} by {one['actor']}{f': {why}' if why else ''}"

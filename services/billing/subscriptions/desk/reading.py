@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,7 +14,10 @@ SQL: Final = Queries.load("services.billing.subscriptions.desk")
 
 async def history(connection: Connection, subscription_id: UUID, limit: int) -> list[dict[str, Any]]:
     """Return what was done with a subscription, the last first."""
-    return [dict(row) for row in await connection.fetch(SQL["history"], str(subscription_id), limit)]
+    rows = await connection.fetch(SQL["history"], str(subscription_id), limit)
+    return [
+        dict(row) | {name: json.loads(row[name] or "null") for name in ("before", "after", "details")} for row in rows
+    ]
 
 
 async def open_changes(connection: Connection, subscription_id: UUID) -> list[dict[str, Any]]:
