@@ -42,6 +42,7 @@ def create(
     quota_requests: Annotated[int | None, typer.Option(min=0, help="Of a subscription to a model, per month.")] = None,
     quota_tokens: Annotated[int | None, typer.Option(min=0, help="Of a subscription to a model, per month.")] = None,
     no_trial: Annotated[bool, typer.Option("--no-trial", help="Begin without the trial of the plan.")] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="Let it wait until it is activated with `reactivate`.")] = False,
     coupon: Annotated[str | None, typer.Option(metavar="CODE", help="Redeem a coupon.")] = None,
     expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it expires; never without it.")] = None,
     by: By = None,
@@ -65,6 +66,7 @@ def create(
         quota_requests=quota_requests,
         quota_tokens=quota_tokens,
         with_trial=not no_trial,
+        pending=pending,
         coupon=coupon,
         expires_at=None if expires is None else operator.parse_instant(expires),
     )

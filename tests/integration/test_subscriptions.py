@@ -239,6 +239,17 @@ async def test_what_expires_can_be_renewed(pool: Pool) -> None:
     assert (renewed.status, renewed.billing_anchor, renewed.expires_at) == ("active", NOW + 9 * DAY, None)
 
 
+async def test_what_is_pending_is_charged_from_its_activation_on(pool: Pool) -> None:
+    begun = await begin(pool, plan_id="team", pending=True)
+    assert (begun.status, begun.current_period_end, begun.trial_end) == ("pending", None, None)
+    with pytest.raises(StepRefused, match="is pending and cannot become paused: activate it first"):
+        await change(pool, begun, "pause")
+    async with pool.acquire() as connection, connection.transaction():
+        active = await changing.reactivate(connection, begun.id, "admin", now=NOW + 4 * DAY, actor="test")
+    assert (active.status, active.current_period_start) == ("active", NOW + 4 * DAY)
+    assert await due(pool, Period(NOW, NOW + 20 * DAY)) == [("fee", Decimal(31))]
+
+
 async def test_every_reason_of_a_suspension_has_to_clear(pool: Pool) -> None:
     begun = await begin(pool)
     async with pool.acquire() as connection, connection.transaction():

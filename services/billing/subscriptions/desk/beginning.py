@@ -24,6 +24,7 @@ class Wish:
     """A subscription that somebody wants: of a user, by id or e-mail address, to a plan or a model.
 
     `currency` None: the plan's. `amount`: a fee of its own per month in place of the plan's. Quotas are those of a subscription to a model.
+    `pending`: it waits until it is activated, and has no trial then.
     """
 
     user: str
@@ -35,6 +36,7 @@ class Wish:
     quota_requests: int | None = None
     quota_tokens: int | None = None
     with_trial: bool = True
+    pending: bool = False
     coupon: str | None = None
     expires_at: datetime | None = None
 
@@ -78,14 +80,14 @@ async def _terms(connection: Connection, wish: Wish, at: datetime) -> PlanTerms 
 
 
 def _subscription(wish: Wish, user_id: UUID, terms: PlanTerms | None, at: datetime) -> Subscription:
-    tried = trial(terms, at) if wish.with_trial else None
+    tried = trial(terms, at) if wish.with_trial and not wish.pending else None
     yearly = terms is not None and terms.months % 12 == 0
     begun = Subscription(
         id=uuid7(),
         user_id=user_id,
         model_id=wish.model_id,
         plan_id=wish.plan_id,
-        status="trialing" if tried else "active",
+        status="pending" if wish.pending else "trialing" if tried else "active",
         status_before_suspension=None,
         suspended_reasons=(),
         billing_mode=wish.billing_mode,
@@ -97,7 +99,7 @@ def _subscription(wish: Wish, user_id: UUID, terms: PlanTerms | None, at: dateti
         quota_tokens=wish.quota_tokens if terms is None else limit(terms, "quota_tokens"),
         billing_anchor=None,
         anchor=at,
-        current_period_start=at,
+        current_period_start=None if wish.pending else at,
         current_period_end=None,
         trial_start=tried and tried[0],
         trial_end=tried and tried[1],
@@ -105,6 +107,8 @@ def _subscription(wish: Wish, user_id: UUID, terms: PlanTerms | None, at: dateti
         expires_at=wish.expires_at,
         created_at=at,
     )
+    if wish.pending:
+        return begun
     # From its beginning, also where the interval begins with an earlier calendar month.
     return replace(begun, current_period_end=begun.interval_at(at, terms).end)
 
