@@ -184,6 +184,7 @@ async def test_the_commands_of_a_bookkeeper(till: Till, shell: Shell, tmp_path: 
         (("refund", str(UUID(int=7)), "--why", " ", "--yes"), "--why is empty"),
         (("methods", "nobody@example.com"), "there is no user"),
         (("list", "--status", "lost"), "'lost' is no status"),
+        (("list", "--invoice", "INV-9"), "there is no invoice 'INV-9'"),
         (("charge", "INV-1"), "has no payment method that can be charged"),
         (("match", str(UUID(int=7)), "INV-1"), "there is no line"),
     ],

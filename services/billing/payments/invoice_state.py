@@ -21,10 +21,18 @@ class UnknownInvoice(ConfigurationError):
 
 async def find_invoice(connection: Connection, invoice: str) -> tuple[UUID, UUID]:
     """Return (invoice id, user id) of an invoice by its number or id. Raises `UnknownInvoice`."""
-    row = await connection.fetchrow(SQL["invoice_owner"], invoice)
+    row = await connection.fetchrow(SQL["invoice_owner"], invoice, id_or_none(invoice))
     if row is None:
         raise UnknownInvoice(f"there is no invoice '{invoice}': give its number, like INV-2026-000001, or its id")
     return row["id"], row["user_id"]
+
+
+def id_or_none(text: str) -> UUID | None:
+    """Return the id that a person gave, or None where it is a name of another kind."""
+    try:
+        return UUID(text.strip())
+    except ValueError:
+        return None
 
 
 async def lock_invoice(connection: Connection, invoice_id: UUID) -> Any:

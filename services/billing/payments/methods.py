@@ -8,6 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.billing.payments import store
+from services.billing.payments.invoice_state import id_or_none
 from services.billing.payments.provider import MethodReport, PaymentProvider, Person, ProviderName
 from services.billing.payments.store import SQL, as_row
 from shared.errors import ConfigurationError
@@ -45,7 +46,7 @@ async def person(connection: Connection, user_id: UUID) -> Person:
 
 async def find_user(connection: Connection, user: str) -> UUID:
     """Return the id of a user, by id or e-mail address. Raises `UnknownCustomer`."""
-    found: UUID | None = await connection.fetchval(SQL["user_named"], user.strip())
+    found: UUID | None = await connection.fetchval(SQL["user_named"], user.strip(), id_or_none(user))
     if found is None:
         raise UnknownCustomer(f"there is no user '{user}': give an id or an e-mail address")
     return found

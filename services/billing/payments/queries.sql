@@ -14,8 +14,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('tallystick.payments.' || $1::uuid
 SELECT u.id, u.email, c.stripe_customer_id FROM users u LEFT JOIN user_credits c ON c.user_id = u.id WHERE u.id = $1;
 
 -- name: user_named
--- The user of an id or an e-mail address.
-SELECT id FROM users WHERE id::text = $1 OR lower(email) = lower($1) LIMIT 1;
+-- The user of an e-mail address ($1) or an id ($2).
+SELECT id FROM users WHERE lower(email) = lower($1) OR id = $2 LIMIT 1;
 
 -- name: lock_account
 -- Takes the credit account of a user, making it where it is missing: it keeps what Stripe calls the customer.
@@ -74,20 +74,19 @@ WHERE p.id = o.id
 RETURNING p.*;
 
 -- name: list_payments
--- Payments, the newest first: of a user ($1), of an invoice ($2, by number or id), in a status ($3); at most $4.
+-- Payments, the newest first: of a user ($1), of an invoice ($2), in a status ($3); at most $4.
 SELECT p.*, i.number AS invoice_number, c.name AS package_name, u.email,
        greatest(0, p.amount - p.allocated_amount - p.refunded_amount) AS left_over
 FROM payments p JOIN users u ON u.id = p.user_id LEFT JOIN invoices i ON i.id = p.invoice_id LEFT JOIN credit_packages c ON c.id = p.package_id
 WHERE ($1::uuid IS NULL OR p.user_id = $1) AND ($3::text IS NULL OR p.status = $3)
-  AND ($2::text IS NULL OR i.number = $2 OR i.id::text = $2
-       OR EXISTS (SELECT FROM payment_allocations a JOIN invoices n ON n.id = a.invoice_id WHERE a.payment_id = p.id AND (n.number = $2 OR n.id::text = $2)))
+  AND ($2::uuid IS NULL OR p.invoice_id = $2 OR EXISTS (SELECT FROM payment_allocations a WHERE a.payment_id = p.id AND a.invoice_id = $2))
 ORDER BY p.created_at DESC, p.id DESC LIMIT $4;
 
 -- Invoices ------------------------------------------------------------------------------------------------------------
 
 -- name: invoice_owner
--- Whose invoice it is, by its number or id, without a lock.
-SELECT id, user_id FROM invoices WHERE number = $1 OR id::text = $1;
+-- Whose invoice it is, by its number ($1) or id ($2), without a lock.
+SELECT id, user_id FROM invoices WHERE number = $1 OR id = $2;
 
 -- name: lock_invoice
 -- Takes an invoice for this transaction.

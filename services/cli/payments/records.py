@@ -27,7 +27,8 @@ def list_payments(
     as_json: AsJson = False,
 ) -> None:
     """List payments, the newest first."""
-    from services.billing.payments.methods import find_user  # noqa: PLC0415 (slow to import)
+    from services.billing.payments.invoice_state import find_invoice  # noqa: PLC0415 (slow to import)
+    from services.billing.payments.methods import find_user  # noqa: PLC0415
     from services.billing.payments.store import SQL  # noqa: PLC0415
 
     if status not in (None, *_STATUSES):
@@ -36,7 +37,8 @@ def list_payments(
     async def read(pool: Any, _providers: Any, _clock: Any) -> Any:
         async with pool.acquire() as connection:
             user_id = await find_user(connection, user) if user else None
-            return await connection.fetch(SQL["list_payments"], user_id, invoice, status, limit)
+            invoice_id = (await find_invoice(connection, invoice))[0] if invoice else None
+            return await connection.fetch(SQL["list_payments"], user_id, invoice_id, status, limit)
 
     rows = with_payments(read)
     if as_json:
