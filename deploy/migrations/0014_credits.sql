@@ -236,11 +236,13 @@ CREATE TRIGGER credit_grants_no_truncate BEFORE TRUNCATE ON credit_grants
 
 ALTER TABLE user_credits
     ADD COLUMN allowance_granted_for timestamptz,
-    ADD COLUMN auto_topup_limit integer NOT NULL DEFAULT 10 CHECK (auto_topup_limit >= 0);
+    ADD COLUMN auto_topup_limit integer NOT NULL DEFAULT 10 CHECK (auto_topup_limit >= 0),
+    ADD COLUMN auto_topup_set_at timestamptz NOT NULL DEFAULT now();
 
 COMMENT ON COLUMN user_credits.monthly_allowance IS 'Credits that each billing cycle includes; taken from the tier when that is set.';
 COMMENT ON COLUMN user_credits.allowance_granted_for IS 'Begin of the last billing cycle whose allowance was granted.';
 COMMENT ON COLUMN user_credits.auto_topup_limit IS 'Most top-ups in one billing cycle, lest an error spends without end.';
+COMMENT ON COLUMN user_credits.auto_topup_set_at IS 'When it was last set: what failed before does not count any more.';
 
 CREATE INDEX idx_user_credits_renewal ON user_credits (billing_cycle_end) WHERE auto_renew AND monthly_allowance > 0;
 CREATE INDEX idx_user_credits_topup ON user_credits (user_id) WHERE auto_topup_package_id IS NOT NULL AND auto_topup_threshold IS NOT NULL;
@@ -887,18 +889,22 @@ CREATE FUNCTION request_credit_topups(p_users uuid[], p_at timestamptz) RETURNS 
     FROM user_credits c
     JOIN credit_packages p ON p.id = c.auto_topup_package_id AND p.is_active AND p.price > 0
     CROSS JOIN LATERAL (
+        SELECT greatest(c.auto_topup_set_at, max(t.finished_at)) AS good_at FROM topup_requests t WHERE t.user_id = c.user_id AND t.status = 'completed'
+    ) g
+    CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE t.status = 'requested') AS open, count(*) FILTER (WHERE t.status = 'failed') AS failed,
+               count(*) FILTER (WHERE t.status = 'failed' AND t.finished_at > g.good_at) AS failed_since,
                max(t.finished_at) FILTER (WHERE t.status = 'failed') AS failed_at,
                count(*) FILTER (WHERE t.status = 'completed' AND t.requested_at >= c.billing_cycle_start) AS bought
         FROM topup_requests t WHERE t.user_id = c.user_id
     ) h
     WHERE (p_users IS NULL OR c.user_id = ANY (p_users)) AND c.balance < c.auto_topup_threshold
-      AND h.open = 0 AND h.bought < c.auto_topup_limit AND (h.failed_at IS NULL OR h.failed_at <= p_at - interval '1 day')
+      AND h.open = 0 AND h.bought < c.auto_topup_limit AND h.failed_since < 3 AND (h.failed_at IS NULL OR h.failed_at <= p_at - interval '1 day')
     ON CONFLICT DO NOTHING
     RETURNING *
 $$;
 
-COMMENT ON FUNCTION request_credit_topups IS 'Asks for the package of each account (of p_users, or all) whose balance is below its threshold: one at a time, at most auto_topup_limit in a cycle, and not within a day of one that failed. Returns what was asked for.';
+COMMENT ON FUNCTION request_credit_topups IS 'Asks for the package of each account (of p_users, or all) whose balance is below its threshold: one at a time, at most auto_topup_limit in a cycle, not within a day of one that failed, and not after three that failed in a row, until it is set anew. Returns what was asked for.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Rights

@@ -274,3 +274,17 @@ async def test_a_failed_top_up_is_asked_again_after_a_day_and_a_cycle_has_a_limi
     await topups.complete_topup(connection, second, payment, NOVEMBER + timedelta(hours=25))
     await connection.execute("SELECT debit_user_credits($1, 100)", user)
     assert await ask(NOVEMBER + timedelta(days=9)) == [], "one in a cycle"
+
+
+async def test_after_three_failures_in_a_row_nothing_is_asked_until_it_is_set_anew(connection: Connection) -> None:
+    user = await low(connection, auto_topup_set_at=NOVEMBER - timedelta(days=1))
+    asked = []
+    for day in range(6):
+        for topup in await topups.request(connection, OUTBOX, NOVEMBER + timedelta(days=day), [user]):
+            asked.append(day)
+            await topups.fail_topup(connection, topup.id, "card declined", NOVEMBER + timedelta(days=day))
+    assert asked == [0, 1, 2]
+    await connection.execute(
+        "UPDATE user_credits SET auto_topup_set_at = $2 WHERE user_id = $1", user, NOVEMBER + timedelta(days=6)
+    )
+    assert len(await topups.request(connection, OUTBOX, NOVEMBER + timedelta(days=7), [user])) == 1

@@ -35,7 +35,7 @@ async def request(
     """Ask for the packages of accounts below their threshold, of `users` or of all, and announce it; return what is new.
 
     One request of a user is open at a time; there are at most `auto_topup_limit` in a billing cycle, and none within a day of
-    one that failed.
+    one that failed, nor after three that failed in a row until it is set anew.
     """
     asked = [Topup(*row) for row in await connection.fetch(SQL["request_topups"], users, at)]
     await outbox.enqueue(

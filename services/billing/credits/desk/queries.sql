@@ -76,7 +76,7 @@ RETURNING monthly_allowance;
 -- Buys a package ($3) for a user ($1) whenever the balance is below $2, at most $4 times a cycle; NULL: not any more.
 INSERT INTO user_credits (user_id, auto_topup_threshold, auto_topup_package_id, auto_topup_limit) VALUES ($1, $2, $3, $4)
 ON CONFLICT (user_id) DO UPDATE SET auto_topup_threshold = excluded.auto_topup_threshold,
-    auto_topup_package_id = excluded.auto_topup_package_id, auto_topup_limit = excluded.auto_topup_limit;
+    auto_topup_package_id = excluded.auto_topup_package_id, auto_topup_limit = excluded.auto_topup_limit, auto_topup_set_at = now();
 
 -- name: set_alert
 -- Tells a user ($1) when the balance falls below $2; NULL: not any more.
