@@ -15,6 +15,7 @@ from services.billing.invoices import corrections
 from services.billing.invoices.crediting import CreditRefused
 from services.billing.invoices.document import CreditNoteDocument, InvoiceDocument
 from services.billing.invoices.reading import read_credit_note, read_invoice
+from services.billing.payments.recording import record_payment
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction
 from tests.integration.billing_facts import NOON, NOVEMBER, Customer, Desk, make_customer, make_price, usage
@@ -165,6 +166,28 @@ async def test_a_void_invoice_can_be_made_anew_with_its_usage_and_charges(desk: 
     old, new = await read(desk, first.id), await read(desk, second.id)
     assert [(ln.kind, ln.amount) for ln in new.lines] == [(ln.kind, ln.amount) for ln in old.lines]
     assert (new.number, new.subtotal, new.tax) == ("INV-2026-000002", old.subtotal, Decimal(0))
+    assert await books(desk) == []
+
+
+async def test_what_was_paid_of_a_void_invoice_stays_with_the_customer(desk: Desk) -> None:
+    _, invoice = await invoiced(desk)
+    async with transaction(desk.billing) as connection:
+        await record_payment(
+            connection, invoice.id, invoice.total, "USD", provider="manual", reference="INV", paid_at=desk.clock.now(), idempotency_key="bank 1"
+        )  # fmt: skip
+    assert (await read(desk, invoice.id)).status == "paid"
+    await credit(desk, invoice.id, {2: Decimal(5)})
+    partly = await read(desk, invoice.id)
+    assert (partly.status, partly.amount_due, partly.amount_paid) == ("paid", Decimal(0), Decimal("11.90"))
+    await void(desk, invoice.id)
+    after = await read(desk, invoice.id)
+    assert (after.status, after.amount_paid, after.amount_due, after.paid_date) == (
+        "cancelled",
+        Decimal(0),
+        Decimal(0),
+        None,
+    )
+    assert await desk.value("SELECT amount - allocated_amount FROM payments") == invoice.total
     assert await books(desk) == []
 
 
