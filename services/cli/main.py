@@ -46,7 +46,7 @@ COMMANDS = {
     "price": "services.cli.price:app",
     "plan": "services.cli.plan:app",
     "coupon": "services.cli.coupon:app",
-    "subscription": "services.cli.subscription:app",
+    "subscription": "services.cli.subscriptions.command:app",
     "credits": "services.cli.credits:app",
     "schema": "services.cli.schema:app",
 }
