@@ -489,11 +489,11 @@ FROM sides GROUP BY currency ORDER BY currency;
 -- archived months, and of voids, which leave a row of another id.
 WITH guards AS (SELECT id, min(created_at) AS created_at, count(*) AS guards FROM usage_ids GROUP BY id),
 judged AS (
-    SELECT format('event %s of %s', l.id, l.created_at) AS key, g.guards = 1 AND g.created_at = l.created_at AS guarded
+    SELECT l.id, l.created_at, (g.guards = 1 AND g.created_at = l.created_at) IS TRUE AS guarded
     FROM usage_logs l LEFT JOIN guards g USING (id)
 )
 SELECT 'rows' AS measure, count(*)::numeric AS left_value, count(*) FILTER (WHERE guarded)::numeric AS right_value,
-       (array_agg(key ORDER BY key) FILTER (WHERE guarded IS NOT TRUE))[1:5] AS differing
+       (array_agg(format('event %s of %s', id, created_at)) FILTER (WHERE NOT guarded))[1:5] AS differing
 FROM judged;
 
 -- name: paid_equals_allocations
