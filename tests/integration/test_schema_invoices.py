@@ -252,3 +252,23 @@ async def test_what_changed_of_an_entity_is_in_the_audit_trail(connection: Conne
         "SELECT before, after FROM audit_logs WHERE action = 'legal_entity.changed' ORDER BY created_at DESC LIMIT 1"
     )
     assert (json.loads(trail["before"]), json.loads(trail["after"])) == ({"city": None}, {"city": "Berlin"})
+
+
+async def test_a_tenant_sees_its_own_profile_and_credit_notes(connection: Connection) -> None:
+    users = []
+    for number in ("INV-A", "INV-B"):
+        invoice, line = await issued(connection, number=number)
+        await note(connection, invoice, "1.00", (line, "1.00"))
+        users.append(await connection.fetchval("SELECT user_id FROM invoices WHERE id = $1", invoice))
+        await insert(connection, "billing_profiles", user_id=users[-1], name=number)
+    await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    seen = {}
+    for tenant in (str(users[0]), ""):
+        looking = connection.transaction()
+        await looking.start()
+        await connection.execute("SET LOCAL ROLE tallystick_tenant")
+        await connection.execute("SELECT set_config('app.current_user_id', $1, true)", tenant)
+        tables = ("billing_profiles", "credit_notes", "credit_note_lines")
+        seen[tenant] = [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables]  # noqa: S608
+        await looking.rollback()
+    assert seen == {str(users[0]): [1, 1, 1], "": [0, 0, 0]}
