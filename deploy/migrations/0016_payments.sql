@@ -37,6 +37,9 @@ ALTER TABLE payments
 -- Whatever asks for the money of an invoice (dunning, a person, two workers at once): one charge of it is under way at a time.
 CREATE UNIQUE INDEX one_open_payment_per_invoice ON payments (invoice_id) WHERE status IN ('pending', 'processing');
 
+CREATE INDEX idx_payments_left_over ON payments (processed_at, id)  -- what nobody has placed
+    WHERE package_id IS NULL AND status IN ('completed', 'refunded') AND amount > allocated_amount + refunded_amount;
+
 COMMENT ON COLUMN payments.status IS 'Only ever moves up: pending, processing, failed, completed, refunded; so deliveries in any order end alike. A failed payment may still complete.';
 COMMENT ON COLUMN payments.provider_checkout_id IS 'What the provider calls the page on which the customer pays, where there is one.';
 COMMENT ON COLUMN payments.reference IS 'What a person or a bank wrote with it.';

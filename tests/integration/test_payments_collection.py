@@ -10,7 +10,10 @@ import pytest
 
 from services.billing.payments.charging import NothingToCharge, charge_invoice, resolve_open
 from services.billing.payments.invoice_state import refresh_invoice
+from services.billing.payments.jobs import payment_jobs
+from services.billing.payments.provider import NotConfigured
 from services.billing.payments.recording import record_payment
+from services.billing.payments.settings import PaymentSettings
 from services.billing.payments.topups import execute_topups
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction
@@ -187,6 +190,28 @@ async def test_who_has_no_card_cannot_be_charged(till: Till) -> None:
     invoice = await till.invoice(await till.customer(card=False))
     with pytest.raises(NothingToCharge, match="no payment method that can be charged"):
         await charge_invoice(till.billing, till.providers, str(invoice), key="k", clock=till.clock)
+
+
+async def test_dunning_without_a_key_for_stripe_fails_and_stores_nothing(till: Till) -> None:
+    await till.invoice(await till.customer())
+    dun = next(job for job in payment_jobs(till.billing, till.clock, settings=PaymentSettings()) if job.name == "dun")
+    with pytest.raises(NotConfigured, match="TALLYSTICK_STRIPE_API_KEY"):
+        await dun.effect(till.clock.now())
+    assert await till.value("SELECT (SELECT count(*) FROM payments) + (SELECT count(*) FROM dunning_attempts)") == 0
+
+
+async def test_the_jobs_do_what_is_due(till: Till) -> None:
+    invoice = await till.invoice(await till.customer(card=False))
+    till.after(0.1)
+    jobs = payment_jobs(till.billing, till.clock, settings=PaymentSettings())
+    results = {job.name: await job.effect(till.clock.now()) for job in jobs}
+    assert results == {
+        "dun": {"remind": 1},
+        "mark overdue": {"overdue": 1},
+        "resolve payments": {"payments": 0, "refunds": 0, "open": 0},
+        "pay top-ups": {"completed": 0, "failed": 0, "under way": 0},
+    }
+    assert await till.state(invoice) == ("overdue", 0)
 
 
 async def ask_for_topup(till: Till, user: UUID) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from services.billing.payments import store
-from services.billing.payments.provider import PaymentReport
+from services.billing.payments.provider import NotConfigured, PaymentReport
 from services.billing.payments.recording import apply_payment_report, record_payment
 from services.billing.payments.refunds import RefundRefused, refund_payment, resolve_refunds
 from services.billing.payments.state import AmountRefused
@@ -101,6 +101,17 @@ async def test_only_money_that_came_is_given_back(till: Till) -> None:
         await give(till, made.id)
     with pytest.raises(RefundRefused, match="there is no payment"):
         await give(till, uuid7())
+
+
+async def test_what_went_through_a_provider_without_an_adapter_is_not_given_back_here(till: Till) -> None:
+    invoice = await till.invoice(await till.customer())
+    async with transaction(till.billing) as connection:
+        recorded = await record_payment(
+            connection, invoice, Decimal(9), "USD", provider="wise", reference="x", paid_at=DUE, idempotency_key="k"
+        )
+    with pytest.raises(NotConfigured, match="wise is not configured"):
+        await give(till, recorded.payment.id)
+    assert await till.value("SELECT count(*) FROM payment_refunds") == 0
 
 
 async def test_refunds_side_by_side_never_sum_to_more_than_came(till: Till) -> None:

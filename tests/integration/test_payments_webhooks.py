@@ -147,6 +147,17 @@ async def test_a_checkout_adds_the_credits_of_its_package_once(till: Till, desk:
     assert await till.fetch("SELECT status, provider_checkout_id FROM payments") == [("completed", "cs_1")]
 
 
+async def test_money_that_buys_nothing_any_more_waits_for_a_person(till: Till, desk: StripeDesk) -> None:
+    user = await till.customer(card=False)
+    package = await till.value("SELECT id FROM credit_packages WHERE price = 10")
+    payment = await charge(till, user, package=package, amount="10")
+    await till.pool.execute("UPDATE credit_packages SET currency = 'EUR' WHERE id = $1", package)
+    received = await desk.deliver(event("payment_intent.succeeded", intent("pi_1", payment, 1000)))
+    assert received.outcome == "refused"
+    assert "came, but buys nothing" in (received.detail or "")
+    assert await status_of(till, payment) == "pending"
+
+
 async def test_a_slow_method_is_processing_until_it_succeeds_or_fails(till: Till, desk: StripeDesk) -> None:
     user = await till.customer(card=False)
     package = await till.value("SELECT id FROM credit_packages WHERE price = 10")

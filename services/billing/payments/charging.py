@@ -133,7 +133,7 @@ async def begin_charge(
     method = await connection.fetchrow(SQL["chargeable_method"], row["user_id"], CHARGING)
     if method is None:
         raise NothingToCharge(f"the customer of invoice {name} has no payment method that can be charged")
-    _ = providers[method["provider"]]  # nothing is stored that nobody could be asked for
+    providers.require(method["provider"])
     return await store.add_payment(
         connection,
         user_id=row["user_id"],

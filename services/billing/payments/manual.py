@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 from uuid import UUID
 
 from services.billing.payments.provider import (
@@ -78,36 +78,37 @@ class Unconfigured:
     name: Literal["paypal", "wise"]
     charges: bool = False
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise NotConfigured(
+    def not_configured(self) -> NotConfigured:
+        """Return the error that says so."""
+        return NotConfigured(
             f"{self.name} is not configured: this version has no adapter for it. Payments that it made can be recorded "
             "by hand (`tallystick payments record`); set TALLYSTICK_PAYMENT_PROVIDER to manual or stripe"
         )
 
     async def create_customer(self, _person: Person) -> str:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()
 
     async def create_checkout(self, _request: CheckoutRequest) -> Checkout:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()
 
     async def list_methods(self, _customer_id: str) -> Sequence[MethodReport]:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()
 
     async def charge(self, _request: ChargeRequest) -> PaymentReport:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()
 
     async def fetch(self, _transaction_id: str | None, _checkout_id: str | None) -> PaymentReport | None:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()
 
     async def refund(self, _request: RefundRequest) -> RefundReport:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()
 
     def parse_webhook(self, _headers: Mapping[str, str], _body: bytes) -> ProviderEvent:
         """Refuse."""
-        self._refuse()
+        raise self.not_configured()

@@ -30,6 +30,13 @@ class Providers:
             self._made[name] = self._make(name)
         return self._made[name]
 
+    def require(self, name: ProviderName) -> PaymentProvider:
+        """Return an adapter that can be asked for money. Raises `NotConfigured`, before anything is stored that nobody can be asked for."""
+        provider = self[name]
+        if isinstance(provider, Unconfigured):
+            raise provider.not_configured()
+        return provider
+
     def use(self, provider: PaymentProvider) -> None:
         """Take this adapter for its name: for tests, and for adapters of an installation's own."""
         self._made[provider.name] = provider

@@ -133,7 +133,8 @@ ORDER BY p.processed_at, p.id;
 SELECT p.id, p.user_id, u.email, p.currency, p.amount - p.allocated_amount - r.given AS left_over, p.reference, p.processed_at
 FROM payments p JOIN users u ON u.id = p.user_id
 CROSS JOIN LATERAL (SELECT coalesce(sum(f.amount) FILTER (WHERE f.status <> 'failed'), 0) AS given FROM payment_refunds f WHERE f.payment_id = p.id) r
-WHERE p.package_id IS NULL AND p.status IN ('completed', 'refunded') AND p.amount > p.allocated_amount + r.given
+WHERE p.package_id IS NULL AND p.status IN ('completed', 'refunded') AND p.amount > p.allocated_amount + p.refunded_amount
+  AND p.amount > p.allocated_amount + r.given
 ORDER BY p.processed_at, p.id LIMIT $1;
 
 -- Refunds -------------------------------------------------------------------------------------------------------------

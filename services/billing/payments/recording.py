@@ -26,6 +26,9 @@ from services.billing.payments.store import SQL, Payment, as_row
 from shared.errors import ConfigurationError, TallystickError
 from shared.postgres import Connection
 
+BUYS_NOTHING = ("TS002", "TS004", "TS005")
+"""How purchase_credit_package says that a payment does not buy a package."""
+
 
 class Contradiction(TallystickError):
     """What is told cannot be of the payment it names (amount, currency, another id). Nothing was changed: a person has to look."""
@@ -154,9 +157,20 @@ async def complete(connection: Connection, known: Payment, report: PaymentReport
 async def use(connection: Connection, paid: Payment, *, at: datetime) -> None:
     """Let money that came pay what it was for; an invoice that is paid already leaves it to the customer."""
     if paid.package_id:
-        await purchase_package(connection, paid.user_id, paid.package_id, paid.id)
+        await _buy(connection, paid, paid.package_id)
     elif paid.invoice_id:
         await allocate(connection, paid, paid.invoice_id, paid.amount, at=at)
+
+
+async def _buy(connection: Connection, paid: Payment, package_id: UUID) -> None:
+    """Add the credits of a package. A package that the payment does not buy (its currency was changed meanwhile) is a contradiction."""
+    try:
+        async with connection.transaction():
+            await purchase_package(connection, paid.user_id, package_id, paid.id)
+    except asyncpg.PostgresError as error:
+        if error.sqlstate not in BUYS_NOTHING:
+            raise
+        raise Contradiction(f"payment {paid.id} came, but buys nothing: {error}") from error
 
 
 async def _tell_failure(connection: Connection, failed: Payment, *, at: datetime) -> None:

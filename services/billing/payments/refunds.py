@@ -56,11 +56,12 @@ async def refund_payment(
 ) -> Refunded:
     """Give back `amount` of a payment, or all that is left of it (None), once per key.
 
-    Never more than came: the customer is locked while it is compared. Raises `RefundRefused`, `AmountRefused` (too many digits) and
-    `ProviderRefused`; when the provider does not answer the refund stays pending and is asked for again.
+    Never more than came: the customer is locked while it is compared. Raises `RefundRefused`, `AmountRefused` (too many digits),
+    `NotConfigured` and `ProviderRefused`; when the provider does not answer the refund stays pending and is asked for again.
     """
     async with transaction(pool) as connection:
         refund, paid = await _begin(connection, payment_id, amount, reason=reason, key=key, clock=clock, actor=actor)
+        providers.require(paid.provider)
     if refund.status == "pending":
         await ask_refund(pool, providers, refund, paid, clock=clock, actor=actor)
     async with pool.acquire() as connection:

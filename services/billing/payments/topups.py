@@ -69,7 +69,7 @@ async def _payment_of(
     method = await connection.fetchrow(SQL["chargeable_method"], topup.user_id, CHARGING)
     if method is None:
         return None, False
-    _ = providers[method["provider"]]  # nothing is stored that nobody could be asked for
+    providers.require(method["provider"])
     made = await store.add_payment(
         connection,
         user_id=topup.user_id,
