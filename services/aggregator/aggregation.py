@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from operator import add
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
 
+from services.aggregator.keys import KeyDay, days_of_keys, last_use_of_keys
 from shared.contracts import LATENCY_BUCKET_COUNT, ProviderDelta, UsageDelta, UsageRecorded
 from shared.period import day_start, month_start
 
@@ -91,16 +92,6 @@ class SummaryRow(NamedTuple):
     model_id: str
     tool_name: str
     sums: UsageSums
-
-
-class KeyDay(NamedTuple):
-    """What to add to one UTC day of an API key."""
-
-    subscription_id: UUID
-    api_key_id: UUID
-    day: date
-    requests: int
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,33 +194,6 @@ def _coarser(finer: _SumsByKey, start_of: Callable[[datetime], datetime]) -> _Su
         before = coarser.get(key)
         coarser[key] = sums if before is None else plus(before, sums)
     return {key: coarser[key] for key in sorted(coarser)}
-
-
-def last_use_of_keys(deltas: Iterable[UsageDelta]) -> dict[UUID, datetime]:
-    """Return when each API key was last used."""
-    used: dict[int, UsageDelta] = {}
-    for delta in deltas:
-        if delta.api_key_id is None or delta.last_event_at is None:
-            continue
-        before = used.get(delta.api_key_id.int)
-        if before is None or before.last_event_at < delta.last_event_at:  # type: ignore[operator]  # kept with a time
-            used[delta.api_key_id.int] = delta
-    return {used[key].api_key_id: used[key].last_event_at for key in sorted(used)}  # type: ignore[misc]
-
-
-def days_of_keys(deltas: Iterable[UsageDelta]) -> list[KeyDay]:
-    """Return what each API key used by UTC day, in the order in which all lock the rows."""
-    used: dict[tuple[int, int, date], list[int]] = {}
-    for delta in deltas:
-        if delta.api_key_id is None:
-            continue
-        sums = used.setdefault((delta.subscription_id.int, delta.api_key_id.int, delta.hour.date()), [0, 0])
-        sums[0] += delta.requests
-        sums[1] += delta.request_tokens + delta.response_tokens
-    return [
-        KeyDay(UUID(int=subscription), UUID(int=key), day, *used[subscription, key, day])
-        for subscription, key, day in sorted(used)
-    ]
 
 
 def fold_providers(seen: Iterable[ProviderDelta]) -> list[ProviderDelta]:

@@ -7,8 +7,9 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from services.aggregator.aggregation import KeyDay, SummaryRow, full
+from services.aggregator.aggregation import SummaryRow, full
 from services.aggregator.health import Observation, ProviderHealth
+from services.aggregator.keys import KeyDay
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
 from shared.contracts import ProviderDelta, UsageRecorded
 from shared.ids import uuid7

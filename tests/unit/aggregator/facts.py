@@ -53,8 +53,8 @@ def record(value: bytes | None, *, partition: int = 0, offset: int = 0) -> Consu
     )  # fmt: skip
 
 
-_counts = st.integers(0, 10_000)
-_histograms = st.lists(st.integers(0, 50), min_size=LATENCY_BUCKET_COUNT, max_size=LATENCY_BUCKET_COUNT)
+_counts = st.integers(-10_000, 10_000)  # what is taken back is negative
+_histograms = st.lists(st.integers(-50, 50), min_size=LATENCY_BUCKET_COUNT, max_size=LATENCY_BUCKET_COUNT)
 _hours = st.integers(-2_000, 100).map(lambda hours: NOON + timedelta(hours=hours))
 
 

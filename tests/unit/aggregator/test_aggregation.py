@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.aggregator.aggregation import Folded, PeriodType, SummaryRow, check, fold, full, observe, plus
+from services.aggregator.keys import days_of_keys
 from shared.contracts import ProviderDelta, UsageDelta, UsageRecorded, decode_recorded, encode
 from shared.period import day_start, month_start
 from tests.unit.aggregator.facts import ALICE, BOB, NOON, delta, deltas, provider_deltas, recorded
@@ -160,3 +161,18 @@ def test_the_last_use_of_a_key_is_kept() -> None:
     key, later = BOB, NOON + timedelta(hours=1)
     folded = fold([recorded(delta(api_key_id=key, hour=later), delta(ALICE, api_key_id=key))])
     assert folded.keys_used == {key: datetime(2026, 11, 14, 13, 2, tzinfo=UTC)}
+
+
+@given(st.lists(deltas(), max_size=10), st.integers(0, 10))
+def test_days_of_keys_add_up_whatever_the_batches(all_deltas: list[UsageDelta], cut: int) -> None:
+    whole = days_of_keys(all_deltas)
+    parts = [*days_of_keys(all_deltas[:cut]), *days_of_keys(all_deltas[cut:])]
+    for day in whole:
+        mine = [part for part in parts if part[:3] == day[:3]]
+        assert (sum(part.requests for part in mine), sum(part.tokens for part in mine)) == (day.requests, day.tokens)
+    assert len({part[:3] for part in parts}) == len(whole)
+    assert [(d.subscription_id.int, d.api_key_id.int, d.day) for d in whole] == sorted(
+        (d.subscription_id.int, d.api_key_id.int, d.day) for d in whole
+    )
+    keyed = [delta for delta in all_deltas if delta.api_key_id is not None]
+    assert sum(day.requests for day in whole) == sum(delta.requests for delta in keyed)
