@@ -10,7 +10,7 @@ import typer
 
 from services.cli import operator
 from services.cli.invoices import printing
-from services.cli.invoices.listing import AsJson, User, the_month
+from services.cli.invoices.listing import AsJson, User, terms_of, the_month
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -25,7 +25,7 @@ def draft(*, period: TheMonth, user: User = None, as_json: AsJson = False) -> No
     wanted = the_month(period)
 
     async def work(settings: Any, pool: Any) -> Any:
-        return await draft_period(pool, wanted, only_user=await _user(pool, user), terms=_terms(settings))
+        return await draft_period(pool, wanted, only_user=await _user(pool, user), terms=terms_of(settings))
 
     drafts = operator.with_billing(work)
     typer.echo(json.dumps([str(id_) for id_ in drafts]) if as_json else operator.plural(len(drafts), "draft"))
@@ -50,7 +50,9 @@ def close(
     async def work(settings: Any, pool: Any) -> Any:
         grace = timedelta(hours=settings.billing_grace_hours if grace_hours is None else grace_hours)
         who = await _user(pool, user)
-        return await close_period(pool, wanted, clock=SystemClock(), grace=grace, only_user=who, terms=_terms(settings))
+        return await close_period(
+            pool, wanted, clock=SystemClock(), grace=grace, only_user=who, terms=terms_of(settings)
+        )
 
     closing = operator.with_billing(work)
     if as_json:
@@ -74,12 +76,6 @@ def close(
         typer.echo(f"failed: user {customer.user_id} in {customer.currency}: {error}", err=True)
     typer.echo(f"{operator.plural(len(closing.invoices), 'invoice')} issued for {period}")
     return 1 if closing.failures else 0
-
-
-def _terms(settings: Any) -> Any:
-    from services.billing.invoices.terms import Terms  # noqa: PLC0415
-
-    return Terms(settings.billing_entity, timedelta(days=settings.billing_payment_days))
 
 
 async def _user(pool: Any, user: str | None) -> UUID | None:

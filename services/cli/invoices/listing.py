@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from services.cli.invoices import printing
 
 if TYPE_CHECKING:
     from services.billing.invoices.document import CreditNoteDocument, InvoiceDocument
+    from services.billing.invoices.terms import Terms
     from shared.period import Period
 
 User = Annotated[
@@ -43,6 +45,13 @@ def the_month(text: str) -> Period:
         return Period.parse_month(text)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def terms_of(settings: Any) -> Terms:
+    """Return the terms that billing's settings say."""
+    from services.billing.invoices.terms import Terms  # noqa: PLC0415
+
+    return Terms(settings.billing_entity, timedelta(days=settings.billing_payment_days))
 
 
 def list_invoices(
@@ -78,14 +87,19 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show an invoice or a credit note whole. A draft shows what it comes to at present."""
-    document = operator.with_database(lambda connection: _read(connection, number))
+
+    async def work(settings: Any, pool: Any) -> Any:
+        async with pool.acquire() as connection:
+            return await _read(connection, number, terms_of(settings))
+
+    document = operator.with_billing(work)
     if as_json:
         typer.echo(printing.to_json(document))
     else:
         printing.print_document(document)
 
 
-async def _read(connection: Any, number: str) -> InvoiceDocument | CreditNoteDocument:
+async def _read(connection: Any, number: str, terms: Terms) -> InvoiceDocument | CreditNoteDocument:
     from services.billing.invoices.preview import preview as previewed  # noqa: PLC0415
     from services.billing.invoices.reading import InvoiceNotFound, read_credit_note, read_invoice  # noqa: PLC0415
     from shared.clock import SystemClock  # noqa: PLC0415
@@ -101,7 +115,7 @@ async def _read(connection: Any, number: str) -> InvoiceDocument | CreditNoteDoc
     if invoice.number is not None:
         return invoice
     period = Period(invoice.period_start, invoice.period_end)
-    found = await previewed(connection, invoice.user_id, period, now=SystemClock().now())
+    found = await previewed(connection, invoice.user_id, period, now=SystemClock().now(), terms=terms)
     return next((replace(p.invoice, id=invoice.id) for p in found if p.invoice.currency == invoice.currency), invoice)
 
 
@@ -122,12 +136,14 @@ def preview(
 
     wanted = the_month(period) if period else None
 
-    async def read(connection: Any) -> Any:
+    async def work(settings: Any, pool: Any) -> Any:
         now = SystemClock().now()
-        who = await find_user(connection, user)
-        return await previewed(connection, who["id"], wanted or Period.month_of(now), now=now)
+        async with pool.acquire() as connection:
+            who = await find_user(connection, user)
+            period = wanted or Period.month_of(now)
+            return await previewed(connection, who["id"], period, now=now, terms=terms_of(settings))
 
-    previews = operator.with_database(read)
+    previews = operator.with_billing(work)
     if as_json:
         typer.echo(printing.to_json(previews))
     elif not previews:
