@@ -25,7 +25,15 @@ SQL: Final = Queries.load("services.cli.chaos")
 POLL_SECONDS: Final = 0.1
 RECOVERY_SECONDS: Final = 600.0
 """Longer than that is no recovery, however busy the machine is."""
-AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, KafkaError)
+AWAY: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg says of a session that was ended in the middle of an answer
+    OSError,
+    TimeoutError,
+    KafkaError,
+)
+"""What a fault beside this one may answer to the harness itself."""
 
 
 class Progress(NamedTuple):

@@ -84,7 +84,11 @@ class Strike:
 
     async def _inject(self, fault: Fault) -> bool:
         begun = monotonic()
-        came_about = await inject(self.stage, fault)
+        try:
+            came_about = await inject(self.stage, fault)
+        except AWAY as error:  # another one struck the harness' own hand
+            came_about = False
+            self._note(f"{fault}: {error!r}")
         self.result.struck(fault, came_about=came_about)
         self._note(f"{fault}: {monotonic() - begun:.2f} s{'' if came_about else ', did not come about'}")
         return came_about

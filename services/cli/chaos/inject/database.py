@@ -8,10 +8,8 @@ from datetime import timedelta
 from time import monotonic
 from typing import Final
 
-import asyncpg
-
 from services.cli.chaos.faults import Fault
-from services.cli.chaos.stage import POLL_SECONDS, SQL, Stage
+from services.cli.chaos.stage import AWAY, POLL_SECONDS, SQL, Stage
 from shared.period import month_start
 from shared.sql import Queries
 
@@ -27,7 +25,6 @@ FULL_SECONDS: Final = 15.0
 FULL_AT_LEAST_SECONDS: Final = 1.0
 LATE_DAYS: Final = 33
 _FULL: Final = b"No space left on device"
-_GONE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
 async def terminate_one(stage: Stage, fault: Fault) -> None:
@@ -52,7 +49,7 @@ async def exceed_lock_timeout(stage: Stage, fault: Fault) -> None:
 
 async def _hold(stage: Stage, fault: Fault, seconds: float) -> None:
     table = sorted(_LOCKS)[fault.number % len(_LOCKS)]
-    with contextlib.suppress(*_GONE):  # a fault beside this one may end the session that holds it
+    with contextlib.suppress(*AWAY):  # a fault beside this one may end the session that holds it
         async with stage.pool.acquire() as connection, connection.transaction():
             await connection.fetch(_LOCKS[table]["hold"], fault.number // 8 % 4)
             await asyncio.sleep(seconds)
@@ -104,5 +101,5 @@ async def drop_partition(stage: Stage, _fault: Fault) -> None:
         await stage.execute(SQL["drop_last_month"])
         await stage.sender.send([stage.probes.event(late.timestamp())])
     await stage.execute(SQL["make_next_month"])
-    with contextlib.suppress(asyncpg.PostgresError):  # another session may be making it anew
+    with contextlib.suppress(*AWAY):  # another session may be making it anew
         await stage.pool.execute(SQL["drop_next_month"])
