@@ -77,6 +77,14 @@ async def test_an_identity_is_known_through_all_generations(pool: Pool) -> None:
     assert await pool.fetchval("SELECT count(*) FROM usage_logs") == 6
 
 
+async def test_writers_are_told_the_one_open_generation(pool: Pool) -> None:
+    assert tuple(await pool.fetchrow("SELECT generation, earlier FROM write_usage_ids()")) == (1, False)
+    with pytest.raises(asyncpg.UniqueViolationError, match="one_open"):
+        await pool.execute("SELECT begin_usage_id_generation(9::smallint, now())")
+    await turn(pool, 183)
+    assert tuple(await pool.fetchrow("SELECT generation, earlier FROM write_usage_ids()")) == (2, True)
+
+
 async def test_a_generation_is_closed_once_by_two_workers_at_once(pool: Pool) -> None:
     await asyncio.gather(*(turn(pool, 183) for _ in range(4)))
 
