@@ -154,15 +154,22 @@ FROM credits g JOIN unnest($1::uuid[], $2::text[]) AS c (user_id, currency) ON g
 WHERE g.remaining > 0;
 
 -- name: insert_lines
--- Writes the lines of drafts. Not by COPY: that is refused under row-level security, to which billing's role is subject.
+-- Writes the lines of drafts. Not by COPY: that is refused under row-level security, to which billing's role is subject. Numbers come as
+-- text: the driver encodes that faster, and text is exact.
 INSERT INTO invoice_lines (
     id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity, unit, unit_price, price_id,
     usage_line_id, exact_amount, amount, currency, event_count, first_event_at, last_event_at, checksum, period_start, period_end,
     charge_key, tax_category, tax_rate)
-SELECT * FROM unnest(
-    $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::uuid[], $7::jsonb[], $8::text[], $9::numeric[], $10::text[], $11::numeric[],
-    $12::uuid[], $13::uuid[], $14::numeric[], $15::numeric[], $16::text[], $17::bigint[], $18::timestamptz[], $19::timestamptz[], $20::text[],
-    $21::timestamptz[], $22::timestamptz[], $23::text[], $24::text[], $25::numeric[]);
+SELECT id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity::numeric, unit, unit_price::numeric, price_id,
+       usage_line_id, exact_amount::numeric, amount::numeric, currency, event_count, first_event_at, last_event_at, checksum, period_start,
+       period_end, charge_key, tax_category, tax_rate::numeric
+FROM unnest(
+    $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::uuid[], $7::jsonb[], $8::text[], $9::text[], $10::text[], $11::text[],
+    $12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[], $17::bigint[], $18::timestamptz[], $19::timestamptz[], $20::text[],
+    $21::timestamptz[], $22::timestamptz[], $23::text[], $24::text[], $25::text[])
+    AS l (id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity, unit, unit_price, price_id,
+          usage_line_id, exact_amount, amount, currency, event_count, first_event_at, last_event_at, checksum, period_start, period_end,
+          charge_key, tax_category, tax_rate);
 
 -- name: discard
 -- Takes back drafts that turned out to have nothing on them.

@@ -108,11 +108,12 @@ async def insert_lines(connection: Connection, invoices: Sequence[Invoice]) -> N
 
 def _line_records(invoice: Invoice) -> Iterator[tuple[Any, ...]]:
     """Yield the parameters of insert_lines, one line at a time."""
-    category, rate = invoice.line_tax.category, invoice.line_tax.rate
+    category, rate = invoice.line_tax.category, str(invoice.line_tax.rate)
     for position, (line, amount) in enumerate(zip(invoice.lines, invoice.amounts, strict=True), start=1):
         yield (
             line.id, invoice.id, position, line.kind, line.description, line.subscription_id, _encode(line.dimensions).decode(),
-            line.component, line.quantity, line.unit, line.unit_price, line.price_id, line.usage_line_id, line.exact_amount, amount,
+            line.component, str(line.quantity), line.unit, None if line.unit_price is None else str(line.unit_price), line.price_id,
+            line.usage_line_id, str(line.exact_amount), str(amount),
             invoice.currency, line.event_count, line.first_event_at, line.last_event_at, line.checksum, line.period_start,
             line.period_end, line.charge_key, category, rate,
         )  # fmt: skip
