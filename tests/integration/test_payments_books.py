@@ -9,8 +9,9 @@ import pytest
 
 from services.billing.payments.charging import charge_invoice, start_checkout
 from services.billing.payments.provider import PaymentReport
-from services.billing.payments.recording import apply_payment_report, record_payment
+from services.billing.payments.recording import record_payment
 from services.billing.payments.refunds import refund_payment
+from services.billing.payments.reports import apply_payment_report
 from services.billing.reconciliation import reconcile
 from shared.postgres import Pool, transaction
 from shared.sql import Queries

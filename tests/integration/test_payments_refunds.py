@@ -11,8 +11,9 @@ import pytest
 
 from services.billing.payments import store
 from services.billing.payments.provider import NotConfigured, PaymentReport
-from services.billing.payments.recording import apply_payment_report, record_payment
+from services.billing.payments.recording import record_payment
 from services.billing.payments.refunds import RefundRefused, refund_payment, resolve_refunds
+from services.billing.payments.reports import apply_payment_report
 from services.billing.payments.state import AmountRefused
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction

@@ -22,8 +22,8 @@ from services.billing.payments.provider import (
     Person,
     RefundRequest,
 )
-from services.billing.payments.recording import apply_payment_report
 from services.billing.payments.refunds import refund_payment
+from services.billing.payments.reports import apply_payment_report
 from services.billing.payments.stripe_provider import StripeProvider
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction

@@ -27,7 +27,7 @@ from services.billing.payments.provider import (
     ProviderUnavailable,
 )
 from services.billing.payments.providers import Providers
-from services.billing.payments.recording import Contradiction, apply_payment_report
+from services.billing.payments.reports import Contradiction, apply_payment_report
 from services.billing.payments.state import checked_amount
 from services.billing.payments.store import SQL, Payment, as_row
 from shared.clock import Clock

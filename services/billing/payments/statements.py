@@ -14,8 +14,9 @@ from services.billing.payments import store
 from services.billing.payments.invoice_state import allocate, find_invoice
 from services.billing.payments.matching import Candidate, Match, NoMatch, match, possible_numbers
 from services.billing.payments.provider import PaymentReport
-from services.billing.payments.recording import apply_payment_report, record_payment
+from services.billing.payments.recording import record_payment
 from services.billing.payments.refunds import act_as
+from services.billing.payments.reports import apply_payment_report
 from services.billing.payments.statement import StatementLine, read_statement
 from services.billing.payments.store import SQL, Payment
 from shared.errors import ConfigurationError

@@ -20,13 +20,7 @@ from services.billing.payments.provider import (
     ProviderName,
     RefundReport,
 )
-from services.billing.payments.recording import (
-    Applied,
-    Contradiction,
-    apply_payment_report,
-    apply_refund,
-    encode_report,
-)
+from services.billing.payments.reports import Applied, Contradiction, apply_payment_report, apply_refund, encode_report
 from services.billing.payments.store import SQL
 from shared.postgres import Connection
 
