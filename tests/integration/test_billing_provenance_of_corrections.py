@@ -28,7 +28,8 @@ async def reprice(desk: Desk, per_1k: str) -> None:
 
 
 async def test_every_adjustment_of_a_reprice_is_explained_by_the_events_of_the_past(desk: Desk) -> None:
-    """Twice repriced, with usage of every sort: each adjustment leads to the events that it takes back or charges anew."""
+    """Twice repriced, with usage of every sort: each adjustment leads (by rated_usage_sources) to the events that it takes back or
+    charges anew."""
     customer = await make_customer(desk.pool)
     sub = customer.subscription_id
     for hour in range(2):
