@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.aggregator.jobs import ProviderVerdicts, UsageSummaryRefresh
+from services.aggregator.jobs import ProviderVerdicts
 from shared.clock import FixedClock
 from shared.contracts import LATENCY_BUCKET_COUNT, ProviderDelta
 from shared.postgres import Pool, transaction

@@ -54,7 +54,7 @@ async def test_a_newcomer_gets_from_nothing_to_a_proof(bare_environ: dict[str, s
     # Of 5,000 events 25 come late, and one is taken back: by a row of its own.
     assert (outcome["inserted"], outcome["duplicates"]) == (5_001, 50)
     assert outcome["adjustments"] > 0
-    assert Path(outcome["invoice_file"]).read_bytes().startswith(b"%PDF-")
+    assert (await asyncio.to_thread(Path(outcome["invoice_file"]).read_bytes)).startswith(b"%PDF-")
     assert outcome["published"] == sum(outcome[name] for name in ("inserted", "duplicates", "quarantined", "held"))
     assert outcome["workers_restarted"] >= 1
     assert outcome["suspended"] > 0

@@ -131,7 +131,7 @@ def test_the_lines_of_a_group_sum_exactly_to_what_was_rated(group: UsageGroup) -
     lines = usage_lines(group, OCTOBER)
     with exact():
         assert sum((line.exact_amount for line in lines), Decimal(0)) == group.amount
-        assert all(line.exact_amount == line.quantity * line.unit_price for line in lines)
+        assert all(line.exact_amount == line.quantity * (line.unit_price or Decimal(0)) for line in lines)
 
 
 @given(st.lists(groups(), min_size=1, max_size=6), st.sampled_from(["USD", "JPY", "KWD"]))

@@ -72,7 +72,7 @@ def test_what_credits_do_not_cover_is_owed() -> None:
     books.accept(Kind(poor.number, 3, 0, 0, byok=False, ok=True), 100_000, 0, 0, 1)
 
     owed = Decimal("0.27") * 10 - 2
-    assert books.accounts()[str(poor.customer.id)] == (0, owed)
+    assert books.accounts()[str(poor.customer.id)] == (Decimal(0), owed)
     assert books.suspended()[str(poor.id)] == ("credits_exhausted",)
 
 
