@@ -58,7 +58,8 @@ async def test_a_batch_is_announced_as_it_was(database_pool: Pool, owner: UUID) 
     again, again_reversal = await announced(database_pool)
     origin = msgspec.structs.replace(missed.origin, first_offset=1, next_offset=6)
     assert again == msgspec.structs.replace(missed, recorded_at=again.recorded_at, origin=origin)
-    assert (again_reversal.deltas[0].requests, again_reversal.deltas[0].reversals) == (-4, 4)
+    assert sorted((d.requests, d.reversals, d.errors) for d in again_reversal.deltas) == [(-4, 4, 0), (-1, 1, -1)]
+    assert again_reversal.event_count == 5
     await Aggregator(database_pool).apply(again_reversal, again)
     assert await used(database_pool, owner) == (1, 0)
     trail = await database_pool.fetch(
