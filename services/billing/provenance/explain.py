@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +13,7 @@ from services.billing.amounts import amount_text
 from services.billing.provenance.explanation import Explanation, Recomputed, recompute
 from services.billing.rating.store import read_price_book
 from shared.errors import TallystickError
+from shared.period import HOUR
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -76,9 +78,33 @@ async def explain_debit(
 async def events_behind(connection: Connection, explanation: Explanation) -> AsyncIterator[Mapping[str, Any]]:
     """Yield every event behind a line or a debit, in order of time, without holding them all. Call it in a transaction."""
     line = await connection.fetchrow(SQL["line"], explanation.id) if explanation.kind == "line" else None
-    ends = (line["usage_line_id"], None) if line else (None, explanation.id)
-    async for row in connection.cursor(SQL["events"], *ends, None, prefetch=5_000):
+    sources = await _Sources.read(connection, *((line["usage_line_id"], None) if line else (None, explanation.id)))
+    async for row in connection.cursor(SQL["events"], *sources.arguments, None, prefetch=5_000):
         yield row
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the events behind something are: `arguments` are those of the queries `sums` and `events`."""
+
+    arguments: tuple[Any, ...]
+    batches: Sequence[UUID]
+
+    @classmethod
+    async def read(cls, connection: Connection, line: UUID | None, settlement: UUID | None) -> _Sources:
+        """Read the sources of a line or of a settlement."""
+        rows = await connection.fetch(SQL["sources"], line, settlement, timeout=SECONDS)
+        columns = [[row[name] for row in rows] for name in _SOURCE_COLUMNS]
+        hours = [row["hour"] for row in rows] or [datetime.min.replace(tzinfo=UTC)]
+        subscriptions = sorted({row["subscription_id"] for row in rows})
+        batches = sorted({row["batch_id"] for row in rows})
+        return cls((*columns, subscriptions, min(hours), max(hours) + HOUR), batches)
+
+
+_SOURCE_COLUMNS: Final = (
+    "takes_back", "price_id", "multiplier", "subscription_id", "hour", "model_id", "tool_name", "feature_type", "power_level", "byok",
+    "status_class", "batch_id",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -86,8 +112,7 @@ class Behind:
     """The rated usage that a line or a settlement bills."""
 
     connection: Connection
-    line: UUID | None
-    settlement: UUID | None
+    sources: _Sources
     events: int
     checksum: str
     archived: Sequence[Any]
@@ -96,11 +121,12 @@ class Behind:
     async def read(cls, connection: Connection, *, line: UUID | None = None, settlement: UUID | None = None) -> Behind:
         """Read what is rated."""
         scope = await connection.fetchrow(SQL["scope"], line, settlement, timeout=SECONDS)
-        return cls(connection, line, settlement, int(scope["events"]), scope["checksum"], scope["archived"])
+        sources = await _Sources.read(connection, line, settlement)
+        return cls(connection, sources, int(scope["events"]), scope["checksum"], scope["archived"])
 
     async def recompute(self) -> Recomputed:
         """Rate the events anew, by the price versions that are frozen with the usage."""
-        sums = await self.connection.fetch(SQL["sums"], self.line, self.settlement, timeout=SECONDS)
+        sums = await self.connection.fetch(SQL["sums"], *self.sources.arguments, timeout=SECONDS)
         book = await read_price_book(self.connection, Decimal(0))
         return recompute(sums, {price.id: price for price in book.prices})
 
@@ -118,19 +144,29 @@ class Behind:
             )
         return problems
 
+    async def _first_events(self, wanted: int) -> Sequence[Mapping[str, Any]]:
+        """Return the first events: from the first hour, and from ever more of the hours until there are enough."""
+        *columns, start, end = self.sources.arguments
+        hours = 1
+        while True:
+            until = min(start + hours * HOUR, end)
+            found = await self.connection.fetch(SQL["events"], *columns, start, until, wanted, timeout=SECONDS)
+            if len(found) >= wanted or until == end:
+                return found  # type: ignore[no-any-return]
+            hours *= 8
+
     async def explanation(
         self, found: Recomputed, problems: Sequence[str], events_shown: int, **stated: Any
     ) -> Explanation:
         """Read the rest, and put it all together."""
-        ends = (self.line, self.settlement)
         return Explanation(
             event_count=found.events,
             first_event_at=found.first_event_at,
             last_event_at=found.last_event_at,
             formula=FORMULA,
             prices=found.prices,
-            origins=await self.connection.fetch(SQL["origins"], *ends, timeout=SECONDS),
-            events=await self.connection.fetch(SQL["events"], *ends, events_shown, timeout=SECONDS),
+            origins=await self.connection.fetch(SQL["origins"], self.sources.batches, timeout=SECONDS),
+            events=await self._first_events(events_shown),
             problems=problems,
             **stated,
         )

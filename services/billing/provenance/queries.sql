@@ -28,54 +28,55 @@ SELECT coalesce(sum(requests), 0) AS events, coalesce(sum(rated_usage_digest(r))
 FROM rated_usage r
 WHERE ($1::uuid IS NOT NULL AND invoice_line_id = $1) OR ($2::uuid IS NOT NULL AND settlement_id = $2);
 
+-- name: sources
+-- Where its events are: batches, with what of each, at which price, and whether it is taken back. The two queries that follow are given
+-- these as arrays, whose length the planner knows: of the recursion behind them it knows nothing, and would join event by event.
+SELECT s.takes_back, s.price_id, trim_scale(s.multiplier) AS multiplier, s.subscription_id, s.hour, s.model_id, s.tool_name, s.feature_type,
+       s.power_level, s.byok, s.status_class, i.batch_id
+FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id);
+
 -- name: sums
--- What its events themselves sum to, by the price and factor that it bills them at.
-WITH sources AS MATERIALIZED (
-    SELECT s.*, i.batch_id FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id)
-), reach AS (
-    SELECT array_agg(DISTINCT subscription_id) AS subscriptions, min(hour) AS first_hour, max(hour) + interval '1 hour' AS end_hour FROM sources
-)
-SELECT s.price_id, trim_scale(s.multiplier) AS multiplier, s.status_class,
-       coalesce(sum(s.sign * l.quantity), 0)::bigint AS requests,
-       coalesce(sum(s.sign * l.quantity) FILTER (WHERE l.status_code >= 400), 0)::bigint AS errors,
-       coalesce(sum(s.sign * l.request_tokens), 0)::bigint AS request_tokens, coalesce(sum(s.sign * l.response_tokens), 0)::bigint AS response_tokens,
-       coalesce(sum(s.sign * l.cached_tokens), 0)::bigint AS cached_tokens, coalesce(sum(s.sign * l.tokens_returned), 0)::bigint AS tokens_returned,
-       coalesce(sum(s.sign * l.quantity * l.latency_ms), 0)::bigint AS latency_ms,
+-- What its events themselves sum to, by the price and factor that it bills them at: $1 to $12 are the columns of its sources, $13 their
+-- subscriptions, [$14, $15) their hours.
+SELECT s.price_id, s.multiplier, s.status_class,
+       coalesce(sum(sign * l.quantity), 0)::bigint AS requests,
+       coalesce(sum(sign * l.quantity) FILTER (WHERE l.status_code >= 400), 0)::bigint AS errors,
+       coalesce(sum(sign * l.request_tokens), 0)::bigint AS request_tokens, coalesce(sum(sign * l.response_tokens), 0)::bigint AS response_tokens,
+       coalesce(sum(sign * l.cached_tokens), 0)::bigint AS cached_tokens, coalesce(sum(sign * l.tokens_returned), 0)::bigint AS tokens_returned,
+       coalesce(sum(sign * l.quantity * l.latency_ms), 0)::bigint AS latency_ms,
        min(l.created_at) AS first_event_at, max(l.created_at) AS last_event_at
 FROM usage_logs l
-JOIN (SELECT sources.*, CASE WHEN takes_back THEN -1 ELSE 1 END AS sign FROM sources) s
+JOIN unnest($1::bool[], $2::uuid[], $3::numeric[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[],
+            $11::smallint[], $12::uuid[])
+     AS s (takes_back, price_id, multiplier, subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class, batch_id)
   ON s.batch_id = l.batch_id AND s.subscription_id = l.subscription_id AND s.hour = date_trunc('hour', l.created_at, 'UTC')
  AND s.model_id = coalesce(l.model_id, '') AND s.tool_name = coalesce(l.tool_name, '') AND s.feature_type = coalesce(l.feature_type, '')
  AND s.power_level = l.power_level AND s.byok = l.byok AND s.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
-WHERE l.subscription_id = ANY((SELECT subscriptions FROM reach)::uuid[])
-  AND l.created_at >= (SELECT first_hour FROM reach) AND l.created_at < (SELECT end_hour FROM reach)
-GROUP BY s.price_id, trim_scale(s.multiplier), s.status_class;
+CROSS JOIN LATERAL (SELECT CASE WHEN s.takes_back THEN -1 ELSE 1 END) AS signed (sign)
+WHERE l.subscription_id = ANY($13::uuid[]) AND l.created_at >= $14 AND l.created_at < $15
+GROUP BY s.price_id, s.multiplier, s.status_class;
 
 -- name: events
--- The events themselves, at most $3 (NULL: all), in the order in which they happened; sign is -1 for one that is taken back.
-WITH sources AS MATERIALIZED (
-    SELECT s.*, i.batch_id FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id)
-), reach AS (
-    SELECT array_agg(DISTINCT subscription_id) AS subscriptions, min(hour) AS first_hour, max(hour) + interval '1 hour' AS end_hour FROM sources
-)
+-- The events themselves, at most $16 (NULL: all), in the order in which they happened; sign is -1 for one that is taken back.
 SELECT l.created_at, l.id, l.source, l.request_id, l.subscription_id, l.api_key_id, l.model_id, l.tool_name, l.feature_type, l.power_level,
        l.byok, l.status_code, l.request_tokens, l.cached_tokens, l.response_tokens, l.batch_id,
-       CASE WHEN s.takes_back THEN -1 ELSE 1 END * l.quantity AS sign, s.price_id, trim_scale(s.multiplier) AS multiplier
+       CASE WHEN s.takes_back THEN -1 ELSE 1 END * l.quantity AS sign, s.price_id, s.multiplier
 FROM usage_logs l
-JOIN sources s
+JOIN unnest($1::bool[], $2::uuid[], $3::numeric[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[],
+            $11::smallint[], $12::uuid[])
+     AS s (takes_back, price_id, multiplier, subscription_id, hour, model_id, tool_name, feature_type, power_level, byok, status_class, batch_id)
   ON s.batch_id = l.batch_id AND s.subscription_id = l.subscription_id AND s.hour = date_trunc('hour', l.created_at, 'UTC')
  AND s.model_id = coalesce(l.model_id, '') AND s.tool_name = coalesce(l.tool_name, '') AND s.feature_type = coalesce(l.feature_type, '')
  AND s.power_level = l.power_level AND s.byok = l.byok AND s.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
-WHERE l.subscription_id = ANY((SELECT subscriptions FROM reach)::uuid[])
-  AND l.created_at >= (SELECT first_hour FROM reach) AND l.created_at < (SELECT end_hour FROM reach)
+WHERE l.subscription_id = ANY($13::uuid[]) AND l.created_at >= $14 AND l.created_at < $15
 ORDER BY l.created_at, l.id, s.takes_back
-LIMIT $3;
+LIMIT $16;
 
 -- name: origins
--- The ranges of broker offsets that its batches came from.
+-- The ranges of broker offsets that batches $1 came from.
 SELECT b.cluster, b.topic, b.partition, b.epoch, min(b.first_offset) AS first_offset, max(b.next_offset) AS next_offset, count(*) AS batches
 FROM usage_batches b
-WHERE b.batch_id IN (SELECT i.batch_id FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id))
+WHERE b.batch_id = ANY($1::uuid[])
 GROUP BY b.cluster, b.topic, b.partition, b.epoch
 ORDER BY b.topic, b.partition, b.epoch;
 
