@@ -18,6 +18,7 @@ SELECT gen_random_uuid(), s.id, s.user_id, 'chaos', p.key_hash, left(p.key_hash,
 FROM people p JOIN subscriptions_made s ON s.id = p.subscription_id WHERE p.key_hash IS NOT NULL;
 
 -- name: grant_credits
+-- Credits that a prepaid customer begins with.
 SELECT add_user_credits($1::uuid, $2::numeric, 'bonus', description => 'chaos', idempotency_key => 'chaos:' || $1::text);
 
 -- name: model
