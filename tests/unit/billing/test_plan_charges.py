@@ -100,7 +100,11 @@ def test_a_plan_with_another_interval_begins_its_own_and_the_rest_is_credited() 
     whose = subscription(state(START), state(at, "yearly", anchor=at))
     terms = [plan("basic", "28"), plan("yearly", "365", 12)]
     found = due(whose, terms, Period(START, datetime(2026, 3, 1, tzinfo=UTC)))
-    assert [(c.kind, c.amount) for c in found] == [("fee", Decimal(28)), ("proration", Decimal(-14)), ("fee", Decimal(365))]
+    assert [(c.kind, c.amount) for c in found] == [
+        ("fee", Decimal(28)),
+        ("proration", Decimal(-14)),
+        ("fee", Decimal(365)),
+    ]
 
 
 def test_a_new_version_of_a_plan_holds_from_the_next_interval_on() -> None:
