@@ -312,7 +312,7 @@ async def test_limits_are_those_that_were_set(ingest_pool: Pool, subscription: s
     assert [row["reason"] for row in await strict.quarantined()] == ["metadata_too_large", "too_old", "too_large"]
 
 
-async def test_the_outbox_of_another_table_has_the_same_shape(ingest_pool: Pool) -> None:
+async def test_the_outbox_of_another_table_has_the_same_shape(database_pool: Pool) -> None:
     for table in ("ingest_outbox", "aggregator_outbox", "billing_outbox"):
-        async with ingest_pool.acquire() as connection:
+        async with database_pool.acquire() as connection:
             assert await Outbox(table).waiting(connection) == (0, 0.0)

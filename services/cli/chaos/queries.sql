@@ -22,15 +22,18 @@ FROM people p JOIN subscriptions_made s ON s.id = p.subscription_id WHERE p.key_
 SELECT add_user_credits($1::uuid, $2::numeric, 'bonus', description => 'chaos', idempotency_key => 'chaos:' || $1::text);
 
 -- name: model
+-- A model that traffic uses.
 INSERT INTO models (id, name, provider, description, capabilities, context_length, input_price_per_1k, output_price_per_1k)
 VALUES ($1, $1, 'chaos', $1, ARRAY['chat'], 1000, 0, 0) ON CONFLICT DO NOTHING;
 
 -- name: price
+-- What usage of a model, a tool or a feature costs.
 INSERT INTO model_prices (model_id, tool_name, currency, valid_from, valid_to, input_price_per_1k, cached_input_price_per_1k,
                           output_price_per_1k, price_per_request)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: power_level
+-- By what a power level multiplies a price: the model must know it.
 UPDATE power_level_configs SET cost_multiplier = $2 WHERE power_level = $1;
 
 -- name: progress
@@ -93,6 +96,7 @@ END $$;
 CREATE TABLESPACE small LOCATION '';
 
 -- name: tablespace_directory
+-- Where the small disk is that is to become full.
 SELECT current_setting('data_directory') || '/pg_tblspc/' || oid FROM pg_tablespace WHERE spcname = 'small';
 
 -- name: move_to_small_disk
@@ -115,6 +119,7 @@ END $$;
 CREATE TRIGGER chaos_disk_is_full BEFORE INSERT ON usage_batches FOR EACH ROW EXECUTE FUNCTION chaos_disk_is_full();
 
 -- name: make_room
+-- The disk has room again: nothing says any more that it is full.
 DROP TRIGGER IF EXISTS chaos_disk_is_full ON usage_batches;
 
 -- name: begin_epoch
@@ -152,6 +157,7 @@ SELECT subscription_id::text AS subscription_id, floor(extract(epoch FROM period
 FROM usage_summaries WHERE period_type = 'day';
 
 -- name: counters
+-- Quota counters by subscription, to be compared with the model's.
 SELECT id::text AS subscription_id, used_requests, used_tokens, status::text AS status, suspended_reasons FROM subscriptions;
 
 -- name: rated
@@ -161,6 +167,7 @@ SELECT subscription_id::text AS subscription_id, sum(requests)::bigint AS reques
 FROM rated_usage GROUP BY subscription_id;
 
 -- name: accounts
+-- Prepaid accounts by user: what is left, and what is owed.
 SELECT user_id::text AS user_id, balance, owed FROM user_credits;
 
 -- name: settled
@@ -179,6 +186,7 @@ SELECT i.number, i.user_id::text AS user_id, i.currency, i.period_start, i.perio
 FROM invoices i WHERE i.kind = 'usage';
 
 -- name: quarantined
+-- Quarantined records by reason.
 SELECT reason, count(*) AS records FROM quarantined_events GROUP BY reason;
 
 -- name: counted
