@@ -7,7 +7,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 
@@ -24,14 +23,16 @@ app = typer.Typer(
     help="What users were told about usage and money, and what they want to be told.",
 )
 
-User = Annotated[UUID, typer.Argument(metavar="USER", help="Id of the user.")]
+User = Annotated[str, typer.Argument(metavar="USER", help="Id or e-mail address.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.command("list")
 def list_(
     *,
-    user: Annotated[UUID | None, typer.Option("--user", metavar="ID", help="Only those of a user.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="Only those of a user: id or e-mail address.")
+    ] = None,
     type_: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="Only one type, such as low_balance.")
     ] = None,
@@ -45,7 +46,8 @@ def list_(
         from services.billing.notices.alerts import stored_alerts  # noqa: PLC0415
 
         async with pool.acquire() as connection:
-            return await stored_alerts(connection, user_id=user, type_=type_, unread=unread, limit=limit)
+            user_id = await operator.user_id(connection, user) if user else None
+            return await stored_alerts(connection, user_id=user_id, type_=type_, unread=unread, limit=limit)
 
     found = operator.with_billing(work)
     if as_json:
@@ -67,7 +69,7 @@ def choices(user: User, *, as_json: Json = False) -> None:
         from services.billing.notices.alerts import choices as stored  # noqa: PLC0415
 
         async with pool.acquire() as connection:
-            return await stored(connection, user)
+            return await stored(connection, await operator.user_id(connection, user))
 
     found = operator.with_billing(work)
     if as_json:
@@ -88,7 +90,9 @@ def choose(
         typer.Argument(metavar="KIND", help="Such as usage_threshold, spend, low_balance or subscription_expiring."),
     ],
     *,
-    off: Annotated[bool, typer.Option("--off", help="The user does not want to be told; without it: wants to.")] = False,
+    off: Annotated[
+        bool, typer.Option("--off", help="The user does not want to be told; without it: wants to.")
+    ] = False,
     at: Annotated[
         str | None,
         typer.Option(
@@ -104,7 +108,9 @@ def choose(
         from services.billing.notices.alerts import choose as keep  # noqa: PLC0415
 
         async with pool.acquire() as connection:
-            await keep(connection, user, kind, enabled=not off, thresholds=thresholds)
+            await keep(
+                connection, await operator.user_id(connection, user), kind, enabled=not off, thresholds=thresholds
+            )
 
     operator.with_billing(work)
     typer.echo(f"{kind}: {'off' if off else 'on'}" + (f" at {at}" if at else ""))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from services.billing.settings import Settings
-    from shared.postgres import Pool
+    from shared.postgres import Connection, Pool
 
 T = TypeVar("T")
 
@@ -69,6 +69,13 @@ def with_billing(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
             await pool.close()
 
     return asyncio.run(run())
+
+
+async def user_id(connection: Connection, named: str) -> UUID:
+    """Return the id of a user, by id or e-mail address. Raises `UnknownCustomer`."""
+    from services.billing.payments.methods import find_user  # noqa: PLC0415 (slow to import)
+
+    return await find_user(connection, named)
 
 
 def log_to_stderr() -> None:

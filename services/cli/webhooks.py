@@ -44,7 +44,10 @@ def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where to POST events: https://…")],
     *,
     user: Annotated[
-        UUID | None, typer.Option("--user", metavar="ID", help="Whose events; without it those of everybody.")
+        str | None,
+        typer.Option(
+            "--user", metavar="USER", help="Whose events (id or e-mail address); without it those of everybody."
+        ),
     ] = None,
     events: Annotated[
         list[str] | None,
@@ -68,8 +71,9 @@ def add(
             allow_private=settings.billing_webhook_allow_private,
         )
         async with pool.acquire() as connection:
+            user_id = await operator.user_id(connection, user) if user else None
             return await endpoints.add(
-                connection, _keys(settings), url=checked, user_id=user, event_types=events or [], description=description, by=who
+                connection, _keys(settings), url=checked, user_id=user_id, event_types=events or [], description=description, by=who
             )  # fmt: skip
 
     id_, secret = operator.with_billing(work)
@@ -81,7 +85,9 @@ def add(
 @app.command("list")
 def list_(
     *,
-    user: Annotated[UUID | None, typer.Option("--user", metavar="ID", help="Only those of a user.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="Only those of a user: id or e-mail address.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show endpoints: whose, which events, whether they are enabled and how they do."""
@@ -90,7 +96,8 @@ def list_(
         from services.billing.notices import endpoints  # noqa: PLC0415
 
         async with pool.acquire() as connection:
-            return await endpoints.endpoints(connection, user_id=user)
+            user_id = await operator.user_id(connection, user) if user else None
+            return await endpoints.endpoints(connection, user_id=user_id)
 
     found = operator.with_billing(work)
     if as_json:

@@ -92,6 +92,7 @@ async def apply(
             reprice_id = uuid7()
             await plan.put_in_force(connection, note=f"reprice {reprice_id}: {why}")
             await store.begin(connection, reprice_id, period, [price.id for price in plan.new], why=why, by=by)
+        new = plan.new  # the plan that is made next finds them in force
         # From here on nothing is rated by the old prices any more: what they have rated is there, and can be corrected.
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             plan = await _Plan.make(connection, period, wanted)
@@ -103,7 +104,7 @@ async def apply(
             rows += written
             done += len(subscriptions)
             progress(done, len(weights))
-    return Applied(reprice_id, period, plan.new, changes(corrected), rows)
+    return Applied(reprice_id, period, new, changes(corrected), rows)
 
 
 async def _correct(

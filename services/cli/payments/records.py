@@ -139,7 +139,7 @@ def record(
             }
         )
         return
-    first = "recorded" if recorded.new else "was recorded before, nothing changed:"
+    first = "recorded:" if recorded.new else "was recorded before, nothing changed:"
     over = f"; {money(recorded.left_over, unit)} are left over for the customer" if recorded.left_over else ""
     typer.echo(
         f"payment {recorded.payment.id} {first} {money(recorded.allocated, unit)} of it pay invoice {invoice}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,6 +49,7 @@ def print_one(subscription: Subscription, *, as_json: bool) -> None:
         typer.echo(json.dumps(found))
         return
     for name, value in found.items():
-        if value is not False and name not in ("anchor", "billing_anchor"):
+        plans_fee = name == "amount" and Decimal(str(value)) == 0  # there is no fee of its own
+        if value is not False and not plans_fee and name not in ("anchor", "billing_anchor"):
             shown = ", ".join(value) if isinstance(value, tuple) else value
             typer.echo(f"{name.replace('_', ' '):20} {operator.harmless(str(shown))}")

@@ -65,7 +65,7 @@ async def _schedule(
     except asyncpg.UniqueViolationError:
         raise StepRefused(
             f"a change of that kind ({kind}) is asked for already: see 'tallystick subscription show {subscription.id}', "
-            "take it back with --withdraw first"
+            f"take it back with 'tallystick subscription withdraw {subscription.id} {kind}' first"
         ) from None
 
 
