@@ -151,7 +151,7 @@ NOBODY = "01a1fc8b-1458-7639-bf6a-918a06641847"
     [
         (("add", "http://hooks.example/"), "is not https://"),
         (("add", "https://192.168.0.1/"), "leads to an address that is private"),
-        (("add", URL, "--user", NOBODY), f"there is no user {NOBODY}"),
+        (("add", URL, "--user", NOBODY), f"there is no user '{NOBODY}'"),
         (("add", URL, "--event", "weather.*"), "no event is called 'weather.*'"),
         (("enable", NOBODY), f"there is no webhook endpoint {NOBODY}"),
         (("disable", NOBODY, "--why", "x"), f"there is no webhook endpoint {NOBODY}"),

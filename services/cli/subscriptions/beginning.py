@@ -68,7 +68,11 @@ def list_(
     """List subscriptions, the latest first."""
     from services.billing.subscriptions.desk import reading  # noqa: PLC0415
 
-    found = operator.with_database(lambda connection: reading.find(connection, user, to, status, limit))
+    async def read(connection: Any) -> list[dict[str, Any]]:
+        named = str(await operator.user_id(connection, user)) if user else None
+        return await reading.find(connection, named, to, status, limit)
+
+    found = operator.with_database(read)
     if as_json:
         typer.echo(json.dumps(found, default=str))
         return
