@@ -51,7 +51,7 @@ async def test_it_shows_applies_and_then_has_nothing_to_do(
     apply = (*PERIOD, "--prices", prices, "--why", "the list was wrong", "--by", "finance", "--yes")
     assert await tallystick(*apply, "--json") == 0
     document = json.loads(capsys.readouterr().out)
-    assert (document["applied"], document["rows_written"]) == (True, 2)
+    assert (document["applied"], document["rows_written"], len(document["new_prices"])) == (True, 2, 1)
     assert document["totals"] == {"USD": {"before": "5", "after": "15"}}
     assert await desk.value("SELECT sum(amount) FROM rated_usage") == 15
     assert [tuple(row) for row in await desk.fetch("SELECT why, applied_by FROM reprices")] == [
