@@ -6,12 +6,13 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from services.billing.provenance import explain_debit, explain_line
 from services.billing.provenance.explain import NothingToExplain
 from shared.ids import uuid7
 from shared.postgres import Pool
-from tests.integration.billing_facts import NOON, Desk, make_customer, make_price, usage
+from tests.integration.billing_facts import NOON, Desk, ingest, make_customer, make_price, usage
 
 
 @pytest.fixture
@@ -47,6 +48,33 @@ async def test_every_line_of_an_invoice_is_explained_by_its_events(desk: Desk) -
         assert {event["subscription_id"] for event in found.events} == {sub}
         assert found.origins[0]["topic"] == "usage.events"
         assert found.prices[0].price.subject == "gpt-4o"
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+async def test_a_batch_that_was_announced_in_parts_is_counted_once(desk: Desk, slices: int) -> None:
+    """Both parts have usage that one price rates alike: two providers of one model."""
+    sub = (await make_customer(desk.pool)).subscription_id
+    async with desk.pool.acquire() as connection:
+        message = await ingest(
+            connection, [usage(sub, request_tokens=10, provider=name) for name in ("openai", "azure", "azure")]
+        )
+    await desk.pool.execute("UPDATE usage_batches SET message_count = 2")
+    parts = [
+        replace(message, part=n, parts=2, deltas=[delta], event_count=delta.requests)
+        for n, delta in enumerate(message.deltas)
+    ]
+    assert len(parts) == 2
+    if slices == 1:
+        await desk.deliver(*parts)
+    else:
+        await desk.deliver(parts[0])
+        await desk.deliver(parts[1])
+    await desk.close()
+    async with desk.pool.acquire() as connection:
+        line_id = await connection.fetchval("SELECT id FROM invoice_lines WHERE component = 'input'")
+        found = await explain_line(connection, line_id)
+    assert found.problems == []
+    assert (found.event_count, len(found.events)) == (3, 3)
 
 
 async def test_a_debit_is_explained_by_its_events(desk: Desk) -> None:

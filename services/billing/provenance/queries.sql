@@ -31,7 +31,8 @@ WHERE ($1::uuid IS NOT NULL AND invoice_line_id = $1) OR ($2::uuid IS NOT NULL A
 -- name: sources
 -- Where its events are: batches, with what of each, at which price, and whether it is taken back. The two queries that follow are given
 -- these as arrays, whose length the planner knows: of the recursion behind them it knows nothing, and would join event by event.
-SELECT s.takes_back, s.price_id, trim_scale(s.multiplier) AS multiplier, s.subscription_id, s.hour, s.model_id, s.tool_name, s.feature_type,
+-- DISTINCT: the messages of a large batch are several, in one run or in more.
+SELECT DISTINCT s.takes_back, s.price_id, trim_scale(s.multiplier) AS multiplier, s.subscription_id, s.hour, s.model_id, s.tool_name, s.feature_type,
        s.power_level, s.byok, s.status_class, i.batch_id
 FROM rated_usage_sources($1::uuid, $2::uuid) s JOIN billing_inbox i USING (rating_run_id);
 
