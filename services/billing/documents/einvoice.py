@@ -48,7 +48,8 @@ def einvoice(document: InvoiceDocument | CreditNoteDocument) -> bytes:
     _agreement(deal, document)
     _add(deal, "ram:ApplicableHeaderTradeDelivery")
     _settlement(_add(deal, "ram:ApplicableHeaderTradeSettlement"), document)
-    return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+    xml: bytes = etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+    return xml
 
 
 def missing(document: InvoiceDocument | CreditNoteDocument) -> list[str]:
