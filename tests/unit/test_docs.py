@@ -23,7 +23,7 @@ DOCS: Final = ROOT / "docs"
 PAGES: Final = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 CODE: Final = sorted(
     file
-    for folder in ("shared", "services", "deploy")
+    for folder in ("shared", "services", "deploy", "tallystick")
     for end in ("py", "sql")
     for file in (ROOT / folder).rglob(f"*.{end}")
 )
@@ -68,7 +68,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @of_each_page
 def test_the_files_and_tests_that_are_named_exist(page: Path) -> None:
     for path, test in re.findall(
-        r"`((?:shared|services|deploy|tests|docs|benchmarks)/[\w./-]*\w)(?:::(test_\w+))?`", text_of(page)
+        r"`((?:shared|services|deploy|tallystick|tests|docs|benchmarks)/[\w./-]*\w)(?:::(test_\w+))?`", text_of(page)
     ):
         assert (ROOT / path).exists(), path
         assert not test or re.search(rf"def {test}\b", text_of(ROOT / path)), f"{path} has no {test}"
