@@ -25,8 +25,9 @@ from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, var
 from shared.worker import PipelineSettings
 
 REFERENCE: Final = Path(__file__).parent / "reference"
-SERVICES: Final = {"ingest": 9101, "aggregator": 9102, "billing": 9103}
+SERVICES: Final = {"ingest": 9101, "aggregator": 9102, "billing": 9103, "api": 9104}
 """The services, with the port that each listens on unless it is told another."""
+_TITLES: Final = {"api": "API"}
 NOTE: Final = "<!-- Written by `make docs` from the code: change it there. -->"
 
 
@@ -49,7 +50,7 @@ def settings_page() -> str:
     for name in SERVICES:
         own = import_module(f"services.{name}.settings").Settings
         fields = [(own, field) for field in own.model_fields if field not in PipelineSettings.model_fields]
-        lines += ["", f"## {name.capitalize()}", "", *_settings_table(fields)]
+        lines += ["", f"## {_TITLES.get(name, name.capitalize())}", "", *_settings_table(fields)]
     return "\n".join([*lines, "", *_OTHER_VARIABLES, ""])
 
 
@@ -99,7 +100,9 @@ def _allowed(field: FieldInfo) -> str:
 
 def metrics_page() -> str:
     """Return the catalogue of metrics, from the modules that define them."""
-    modules = {"Every worker": "shared.metrics"} | {s.capitalize(): f"services.{s}.metrics" for s in SERVICES}
+    modules = {"Every worker": "shared.metrics"} | {
+        _TITLES.get(s, s.capitalize()): f"services.{s}.metrics" for s in SERVICES
+    }
     lines = [
         NOTE,
         "# Metrics",

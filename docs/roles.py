@@ -19,6 +19,7 @@ ROLES: Final = {
     "tallystick_ingest": "stores usage events, and nothing else.",
     "tallystick_aggregator": "sums usage up, counts it against quotas, publishes statuses.",
     "tallystick_billing": "rates usage, settles it against credits, issues invoices. Credits move through functions alone.",
+    "tallystick_api": "recognises credentials, keeps accounts and reference data; takes the role of a service for one transaction.",
     "tallystick_readonly": "for dashboards and `tallystick reconcile`: reads everything but secrets, of all tenants.",
 }
 _PRIVILEGES: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")

@@ -31,7 +31,7 @@ def routes(
 
     @get
     async def readyz(_scope: Any) -> AsgiResponse:
-        reasons = [reason for reason in (await _not_writable(pool), *(c.not_ready for c in consumers)) if reason]
+        reasons = [reason for reason in (await not_writable(pool), *(c.not_ready for c in consumers)) if reason]
         return _verdict("; ".join(reasons) or None)
 
     return [("/metrics", metrics), ("/livez", livez), ("/readyz", readyz)]
@@ -43,7 +43,8 @@ def _verdict(problem: str | None) -> AsgiResponse:
     )
 
 
-async def _not_writable(pool: Pool) -> str | None:
+async def not_writable(pool: Pool) -> str | None:
+    """Say why the database cannot be written, or None."""
     try:
         read_only = await pool.fetchval("SELECT current_setting('transaction_read_only')", timeout=3)
     except Exception as error:

@@ -34,14 +34,17 @@ async def check_schema(pool: Pool) -> None:
         raise ConfigurationError("the database has no tables of Tallystick: make them with 'tallystick migrate' first")
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise `ConfigurationError` for an address that cannot be listened on."""
+def check_port(
+    host: str,
+    port: int,
+    *,
+    what: str = "/metrics and the probes",
+    settings: str = "TALLYSTICK_HTTP_PORT and TALLYSTICK_HTTP_HOST",
+) -> None:
+    """Raise `ConfigurationError` for an address that cannot be listened on; it names the `settings` that say where."""
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-        raise ConfigurationError(
-            f"/metrics and the probes cannot listen on {host}:{port} ({reason}): "
-            "set TALLYSTICK_HTTP_PORT and TALLYSTICK_HTTP_HOST"
-        ) from error
+        raise ConfigurationError(f"{what} cannot listen on {host}:{port} ({reason}): set {settings}") from error

@@ -195,7 +195,12 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         )
         log.info("worker_stopped")
     finally:
-        try:
-            await asyncio.wait_for(pool.close(), timeout=10)
-        except TimeoutError:
-            pool.terminate()
+        await close_pool(pool)
+
+
+async def close_pool(pool: Pool) -> None:
+    """Close a pool, gracefully for a while."""
+    try:
+        await asyncio.wait_for(pool.close(), timeout=10)
+    except TimeoutError:
+        pool.terminate()

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -39,6 +39,8 @@ class WorkerSpec:
     module: str
     instance: int
     port: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of this worker alone."""
 
     @property
     def name(self) -> str:
@@ -160,6 +162,7 @@ class Supervisor:
                     "TALLYSTICK_INSTANCE": str(spec.instance),
                     "TALLYSTICK_HTTP_HOST": _HOST,
                     "TALLYSTICK_HTTP_PORT": str(spec.port),
+                    **spec.variables,
                 },
                 start_new_session=True,  # a Ctrl-C in the terminal is for us; we then tell them
             )

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from shared.postgres import Connection, Pool
 
-INGEST, AGGREGATOR, BILLING, READONLY = (
-    "tallystick_ingest", "tallystick_aggregator", "tallystick_billing", "tallystick_readonly",
+INGEST, AGGREGATOR, BILLING, API, TENANT, READONLY = (
+    "tallystick_ingest", "tallystick_aggregator", "tallystick_billing", "tallystick_api", "tallystick_tenant", "tallystick_readonly",
 )  # fmt: skip
 
 

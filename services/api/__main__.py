@@ -1,0 +1,5 @@
+"""`python -m services.api`: one process of the HTTP API."""
+
+from services.api.serving import main
+
+main()

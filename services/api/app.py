@@ -1,0 +1,109 @@
+"""The API's composition root."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+
+from services.api import answering, problems
+from services.api.auth.api_keys import ApiKeys
+from services.api.auth.tokens import NoTokens
+from services.api.boundary import Boundary
+from services.api.database import Database
+from services.api.routes import ROUTERS
+from services.api.settings import Settings
+from services.api.state import State, put_state
+from shared.clock import Clock, SystemClock
+from shared.postgres import Pool
+
+DESCRIPTION = (
+    "Usage in, entitlements and reservations, usage, credits and invoices out. Amounts are decimal strings, times have a zone, "
+    "errors are problem+json with stable types."
+)
+
+
+def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI:
+    """Wire the application. What it opens, it opens when it starts, and closes when it stops."""
+    clock = clock or SystemClock()
+    state = State(
+        settings=settings,
+        clock=clock,
+        database=Database(pool),
+        api_keys=ApiKeys(
+            pool,
+            clock,
+            settings.api_key_pepper.get_secret_value(),
+            timedelta(seconds=settings.api_key_cache_seconds),
+            timedelta(seconds=settings.api_key_stale_seconds),
+        ),
+        tokens=NoTokens(),
+    )
+    app = make_app(lifespan=_running(state))
+    put_state(app, state)
+    app.add_middleware(Boundary, body_bytes=settings.api_body_bytes)
+    if origins := [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
+    return app
+
+
+def make_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
+    """Return the application with all routes and nothing behind them: what the specification is generated from."""
+    app = FastAPI(
+        title="Tallystick",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
+    answering.install(app)
+    for router in ROUTERS:
+        app.include_router(router, responses=_PROBLEMS)
+    return app
+
+
+def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what starts and stops the parts that run beside requests."""
+
+    @asynccontextmanager
+    async def running(_app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack():
+            yield
+
+    _ = state
+    return running
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A refusal: problem+json that says what to do.",
+        "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}},
+    }
+}
+
+
+def _version() -> str:
+    try:
+        return version("tallystick")
+    except PackageNotFoundError:
+        return "0"

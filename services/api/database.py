@@ -1,0 +1,47 @@
+"""Transactions of requests: each has the rights of one role, and row-level security knows for whom it reads.
+
+The API's login is a member of the roles; a transaction takes one with SET LOCAL, so that nothing outlives it, behind a connection
+pooler as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from services.api.auth.principal import Principal
+from shared.postgres import Connection, Pool, transaction
+from shared.sql import Queries
+
+_SQL = Queries.load("services.api")
+
+Role = Literal["tallystick_api", "tallystick_billing", "tallystick_ingest", "tallystick_aggregator"]
+
+TENANT: Final = "tallystick_tenant"
+READER: Final = "tallystick_readonly"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The API's way to Postgres. `pool` logs in as `tallystick_api`."""
+
+    pool: Pool
+
+    @asynccontextmanager
+    async def reading(self, principal: Principal) -> AsyncIterator[Connection]:
+        """A snapshot of what `principal` may see: its own, by row-level security; everything but secrets for who reads all."""
+        role = READER if principal.reads_all else TENANT
+        async with transaction(self.pool, isolation="repeatable_read", readonly=True) as connection:
+            await connection.execute(_SQL["read_as"], role, str(principal.user_id))
+            yield connection
+
+    @asynccontextmanager
+    async def writing(
+        self, principal: Principal, *, role: Role = "tallystick_api", why: str = ""
+    ) -> AsyncIterator[Connection]:
+        """A transaction with the rights of a service's role; the audit trail names `principal` in it. Who may do what, the caller has checked."""
+        async with transaction(self.pool) as connection:
+            await connection.execute(_SQL["write_as"], role, principal.name, why, str(principal.user_id))
+            yield connection

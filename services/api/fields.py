@@ -1,0 +1,63 @@
+"""What bodies and answers are made of: exact amounts, times with a zone, and objects that know their fields."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    WithJsonSchema,
+)
+
+from shared.period import utc
+
+_PATTERN: Final = r"^-?[0-9]{1,15}(\.[0-9]{1,18})?$"
+
+
+def _no_float(value: Any) -> Any:
+    if isinstance(value, float):
+        raise ValueError('write an amount as a string, like "12.50": a JSON number with a point is not exact')
+    return value
+
+
+def _plain(value: Decimal) -> Decimal:
+    if not value.is_finite() or value.adjusted() > 14 or -int(value.as_tuple().exponent) > 18:
+        raise ValueError("an amount has at most 15 digits before the point and 18 behind it")
+    return value
+
+
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_no_float),
+    AfterValidator(_plain),
+    PlainSerializer(lambda value: f"{value:f}", return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _PATTERN, "examples": ["12.50"]}),
+]
+"""Money or credits: a decimal string, exact."""
+
+Instant = Annotated[AwareDatetime, AfterValidator(utc), WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A time with a zone; a time without one is refused."""
+
+
+class Body(BaseModel):
+    """What a client sends. A field that is not known is an error: it may be a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=10_000, frozen=True)
+
+
+class Answer(BaseModel):
+    """What a client gets."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def as_instant(value: datetime) -> datetime:
+    """Return a time of ours in UTC, as answers show it."""
+    return utc(value)

@@ -1,0 +1,25 @@
+"""The API's metrics: meaning, unit and labels in one place."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "tallystick_api_requests",
+    "Requests that were answered, by method, route (its template) and status.",
+    ["method", "route", "status"],
+)
+REQUEST_SECONDS = Histogram(
+    "tallystick_api_request_seconds",
+    "From the first byte of a request to the last of its answer, by route.",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+IN_FLIGHT = Gauge("tallystick_api_requests_in_flight", "Requests that are being answered.")
+REFUSED_CREDENTIALS = Counter(
+    "tallystick_api_refused_credentials", "Credentials that were refused, by kind: api_key, token, none.", ["kind"]
+)
+STALE_CREDENTIALS = Counter(
+    "tallystick_api_stale_credentials",
+    "Requests whose API key was recognised from memory while Postgres did not answer.",
+)

@@ -1,0 +1,37 @@
+"""What routes share: made once by the composition root, found through the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from fastapi import FastAPI, Request
+
+from services.api.settings import Settings
+from shared.clock import Clock
+
+if TYPE_CHECKING:
+    from services.api.auth.api_keys import ApiKeys
+    from services.api.auth.tokens import Tokens
+    from services.api.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The API's parts."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    api_keys: ApiKeys
+    tokens: Tokens
+
+
+def put_state(app: FastAPI, state: State) -> None:
+    """Let the routes of an application find its parts."""
+    app.state.tallystick = state
+
+
+def state_of(request: Request) -> State:
+    """Return the parts of the application that answers a request."""
+    return cast("State", request.app.state.tallystick)
