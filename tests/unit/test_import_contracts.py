@@ -16,7 +16,14 @@ def test_every_module_that_calls_itself_pure_is_in_the_contract() -> None:
     [contract] = [c for c in configuration["contracts"] if c["name"].startswith(PURE_CONTRACT)]
     says_so = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for folder in ("shared", "services/ingest", "services/aggregator", "services/billing", "services/api", "tallystick")
+        for folder in (
+            "shared",
+            "services/ingest",
+            "services/aggregator",
+            "services/billing",
+            "services/api",
+            "tallystick",
+        )
         for file in (ROOT / folder).rglob("*.py")
         if "(pure)" in (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n", maxsplit=1)[0]
     }
