@@ -5,6 +5,7 @@ tests/unit/test_docs.py compares the committed pages with what this writes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from inspect import cleandoc
@@ -19,9 +20,13 @@ from pydantic_settings import BaseSettings
 from typer.main import get_command
 
 from docs import roles
+from services.api.app import make_app
+from services.api.problems import KINDS
 from services.billing.reconciliation.statements import STATEMENTS
 from services.cli.main import app
+from shared.asyncapi import asyncapi_document
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, variable_name
+from shared.version import installed_version
 from shared.worker import PipelineSettings
 
 REFERENCE: Final = Path(__file__).parent / "reference"
@@ -191,11 +196,65 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def openapi_document() -> str:
+    """Return the OpenAPI 3.1 document of the HTTP API."""
+    return json.dumps(make_app().openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+def asyncapi_page() -> str:
+    """Return the AsyncAPI 3 document of the topics."""
+    return json.dumps(asyncapi_document(installed_version()), indent=1, ensure_ascii=False) + "\n"
+
+
+def http_page() -> str:
+    """Return the reference of the HTTP API, from its OpenAPI document."""
+    document = make_app().openapi()
+    lines = [
+        NOTE,
+        "# The HTTP API",
+        "",
+        document["info"]["description"],
+        "",
+        "The whole of it, with every field, is in [openapi.json](openapi.json) (OpenAPI 3.1), which a running API serves at `/api/v1/openapi.json`. "
+        "Send `Authorization: Bearer KEY` with an API key or an access token. A refusal is a [problem](problems.md).",
+    ]
+    by_tag: dict[str, list[str]] = {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            what = operation.get("description", operation["summary"]).split("\n\n")[0].replace("\n", " ")
+            by_tag.setdefault(operation.get("tags", ["other"])[0], []).append(
+                f"| `{method.upper()} {path}` | {_cell(what)} |"
+            )
+    for tag, rows in by_tag.items():
+        lines += ["", f"## {tag[0].upper()}{tag[1:]}", "", "| request | what it does |", "|---|---|", *rows]
+    return "\n".join([*lines, ""])
+
+
+def problems_page() -> str:
+    """Return the catalogue of the problems that the HTTP API answers with."""
+    lines = [
+        NOTE,
+        "# Problems",
+        "",
+        "The HTTP API refuses with `application/problem+json` (RFC 9457): `type` is one of these and stays what it is, `detail` "
+        "says in one sentence what is wrong and what to do, `errors` names the fields, `instance` the request.",
+        "",
+        "| type | status | title | what to do |",
+        "|---|---|---|---|",
+        *(f"| `{kind.type}` | {kind.status} | {kind.title} | {_cell(kind.advice)} |" for kind in KINDS),
+    ]
+    return "\n".join([*lines, ""])
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
     "reconciliation.md": reconciliation_page,
     "cli.md": cli_page,
+    "openapi.json": openapi_document,
+    "asyncapi.json": asyncapi_page,
+    "http.md": http_page,
+    "problems.md": problems_page,
 }
 
 

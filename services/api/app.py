@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +21,7 @@ from services.api.settings import Settings
 from services.api.state import State, put_state
 from shared.clock import Clock, SystemClock
 from shared.postgres import Pool
+from shared.version import installed_version
 
 DESCRIPTION = (
     "Usage in, entitlements and reservations, usage, credits and invoices out. Amounts are decimal strings, times have a zone, "
@@ -63,7 +63,7 @@ def make_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
     """Return the application with all routes and nothing behind them: what the specification is generated from."""
     app = FastAPI(
         title="Tallystick",
-        version=_version(),
+        version=installed_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
@@ -100,10 +100,3 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}},
     }
 }
-
-
-def _version() -> str:
-    try:
-        return version("tallystick")
-    except PackageNotFoundError:
-        return "0"
