@@ -27,7 +27,7 @@ CODE: Final = sorted(
     for end in ("py", "sql")
     for file in (ROOT / folder).rglob(f"*.{end}")
 )
-NOT_VARIABLES: Final = {"TALLYSTICK_INGEST_", "TALLYSTICK_TESTS_EXIT_CODE"}
+NOT_VARIABLES: Final = {"TALLYSTICK_INGEST_", "TALLYSTICK_TESTS_EXIT_CODE", "TALLYSTICK_FUZZ_EXAMPLES"}
 
 of_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
