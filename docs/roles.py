@@ -57,7 +57,7 @@ ORDER BY c.relname, place
 """
 _FUNCTIONS: Final = """
 SELECT DISTINCT proname::text AS name FROM pg_proc
-WHERE pronamespace = 'public'::regnamespace AND prosecdef AND has_function_privilege($1, oid, 'EXECUTE') AND proname <> 'app_current_user_is_admin'
+WHERE pronamespace = 'public'::regnamespace AND prosecdef AND has_function_privilege($1, oid, 'EXECUTE')
 ORDER BY 1
 """
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
+from services.accounts.settings import AccountSettings
 from shared.worker import PipelineSettings
 
 
-class Settings(PipelineSettings):
+class Settings(AccountSettings, PipelineSettings):
     """What a process of the API can be told."""
 
     api_host: str = Field(
@@ -25,11 +26,6 @@ class Settings(PipelineSettings):
     )
     api_cors_origins: str = Field(
         "", description="Origins whose pages may call the API from a browser, comma-separated; empty: none."
-    )
-    api_key_pepper: SecretStr = Field(
-        SecretStr(""),
-        description="Secret that API keys are hashed with (HMAC-SHA-256). Without it their SHA-256 is stored. Keys made with another one "
-        "are not recognised any more.",
     )
     api_key_cache_seconds: float = Field(
         2.0,

@@ -48,6 +48,7 @@ COMMANDS = {
     "coupon": "services.cli.coupon:app",
     "subscription": "services.cli.subscriptions.command:app",
     "credits": "services.cli.credits:app",
+    "key": "services.cli.key:app",
     "schema": "services.cli.schema:app",
 }
 

@@ -360,7 +360,6 @@ async def test_dashboards_see_the_rows_of_all_tenants(connection: Connection) ->
 
 
 async def test_functions_with_the_rights_of_the_owner_are_closed_and_cannot_be_misled(connection: Connection) -> None:
-    """app_current_user_is_admin is asked by policies, for everybody."""
     rows: list[Any] = await connection.fetch(
         """SELECT proname::text AS name, coalesce(array_to_string(proconfig, ' '), '') AS settings,
                   has_function_privilege('tallystick_tenant', oid, 'EXECUTE') AS open
@@ -370,7 +369,7 @@ async def test_functions_with_the_rights_of_the_owner_are_closed_and_cannot_be_m
         row["name"] for row in rows
     }
     assert [row["name"] for row in rows if "search_path=" not in row["settings"]] == []
-    assert [row["name"] for row in rows if row["open"]] == ["app_current_user_is_admin"]
+    assert [row["name"] for row in rows if row["open"]] == []
 
 
 async def test_rights_that_somebody_changed_are_put_right(connection: Connection) -> None:

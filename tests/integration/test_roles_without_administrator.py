@@ -14,8 +14,10 @@ import pytest_asyncio
 from deploy.local.postgres_programs import version_of
 from deploy.local.stack import running_stack
 from deploy.migrate import migrate
+from deploy.seed import seed
 from shared.postgres import role_to_take
 from tests.integration.roles import AGGREGATOR, API, BILLING, INGEST, READONLY, TENANT
+from tests.integration.schema_facts import make_invoice
 from tests.integration.test_postgres_versions import PROGRAMS
 
 ROLES = (AGGREGATOR, API, BILLING, INGEST, READONLY, TENANT)
@@ -56,6 +58,37 @@ async def test_who_may_make_roles_makes_them_and_acts_as_them(administrator: asy
     await migrate(url, say=said.append)
     assert [line for line in said if "warning" in line] == []
     assert await taken(url) == list(ROLES)
+
+
+async def test_an_owner_who_is_no_superuser_works_under_forced_row_level_security(
+    administrator: asyncpg.Connection, server: str
+) -> None:
+    url = await make_owner(administrator, server, "owner", "CREATEROLE")
+    await migrate(url)
+    await seed(url, test_data=True)
+    owner = await asyncpg.connect(url)
+    try:
+        ada, alan = [row["user_id"] for row in await owner.fetch("SELECT DISTINCT user_id FROM subscriptions LIMIT 2")]
+        await owner.execute("UPDATE users SET full_name = 'changed' WHERE id = $1", ada)
+        invoice = await make_invoice(owner, ada)
+        async with owner.transaction():  # a function that runs as the owner, a trigger that audits, a foreign key
+            await owner.execute("SET LOCAL ROLE tallystick_billing")
+            await owner.execute("SELECT add_user_credits($1::uuid, 10)", ada)
+            await owner.execute("UPDATE invoices SET metadata = '{}' WHERE id = $1", invoice)
+        for tenant, expected in ((ada, 1), (alan, 0)):
+            async with owner.transaction():
+                await owner.execute("SELECT set_config('role', $1, true)", TENANT)
+                await owner.execute("SELECT set_config('app.current_user_id', $1, true)", str(tenant))
+                assert await owner.fetchval("SELECT count(*) FROM invoices") == expected
+                assert await owner.fetchval("SELECT count(DISTINCT user_id) FROM subscriptions") == 1
+        # Without its policy the owner is filtered like everybody: the security is forced on it.
+        await owner.execute("DROP POLICY service_roles ON invoices")
+        with pytest.raises(asyncpg.PostgresError, match="it is not said for whom to read"):
+            await owner.fetchval("SELECT count(*) FROM invoices")
+        await owner.execute("SELECT apply_role_rights()")
+        assert await owner.fetchval("SELECT count(*) FROM invoices") == 1
+    finally:
+        await owner.close()
 
 
 async def test_who_may_not_is_told_what_to_ask_for_and_gets_it_later(

@@ -46,7 +46,8 @@ ELSEWHERE = {
         check_invoice_transition audit_invoice complete_invoice_line protect_issued_lines book_credit_note check_credit_note_lines
         check_credit_note usage_line_id""",
     "test_payments_recording.py": "audit_payment",
-    "test_schema_tenants.py": "app_current_user_id app_current_user_is_admin",
+    "test_schema_tenants.py": "app_current_user_id refuse_missing_tenant tenant_relations",
+    "test_key_command.py": "audit_api_key",
     "test_billing_reprice.py": "turn_price_book",
     "test_billing_provenance_of_corrections.py": "rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",

@@ -1,4 +1,4 @@
-"""Row-level security: the tenant role sees what is the tenant's, an administrator everything, and nobody without a tenant anything."""
+"""Row-level security: the tenant role sees what is the tenant's, and is refused where no tenant is named."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ import pytest
 
 from shared.ids import uuid7
 from shared.postgres import Connection
-from tests.integration.schema_facts import insert, make_invoice, make_subscription, make_user, refused
+from tests.integration.schema_facts import (
+    HISTOGRAM,
+    NOON,
+    insert,
+    log_usage,
+    make_invoice,
+    make_subscription,
+    make_user,
+    rate_usage,
+    refused,
+)
 
-# app_current_user_id() and app_current_user_is_admin() are what the policies ask.
-TABLES = ("users", "subscriptions", "user_credits", "credit_transactions", "invoices", "invoice_lines")
+# app_current_user_id() is what the policies ask; without a tenant it asks refuse_missing_tenant().
+TABLES = (
+    "users", "subscriptions", "user_credits", "credit_transactions", "invoices", "invoice_lines", "usage_summaries", "tenant_usage_logs",
+    "tenant_rated_usage",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -21,8 +34,13 @@ async def tenants(connection: Connection) -> dict[str, UUID]:
     people: dict[str, UUID] = {}
     for name in ("ada", "alan"):
         user = people[name] = await make_user(connection, subscription_tier="enterprise")
-        await make_subscription(connection, user)
+        subscription = await make_subscription(connection, user)
         await connection.execute("SELECT add_user_credits($1::uuid, 10)", user)
+        await log_usage(connection, subscription)
+        await rate_usage(connection, subscription, user)
+        await insert(
+            connection, "usage_summaries", subscription_id=subscription, period_type="hour", period_start=NOON, latency_histogram=HISTOGRAM
+        )  # fmt: skip
         invoice = await make_invoice(connection, user)
         await insert(
             connection, "invoice_lines", invoice_id=invoice, position=1, kind="adjustment", description="x", quantity=1, unit="x",
@@ -52,24 +70,50 @@ async def test_a_tenant_sees_its_own(connection: Connection, tenants: dict[str, 
     assert await visible(connection, tenants["ada"]) == dict.fromkeys(TABLES, 1)
 
 
-async def test_an_administrator_sees_all_by_role_not_by_tier(connection: Connection, tenants: dict[str, UUID]) -> None:
-    expected = {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}  # noqa: S608
-    assert await visible(connection, tenants["admin"]) == expected
-    assert expected["users"] >= 3
-
-
-@pytest.mark.parametrize("setting", [None, "", uuid7()])
-async def test_without_a_tenant_nothing_is_visible(
-    connection: Connection, tenants: dict[str, UUID], setting: object
-) -> None:
-    assert await visible(connection, setting) == dict.fromkeys(TABLES, 0)
-
-
-async def test_a_retired_administrator_sees_only_what_is_theirs(
+async def test_an_administrator_is_a_tenant_like_others_and_reads_all_as_another_role(
     connection: Connection, tenants: dict[str, UUID]
 ) -> None:
-    await connection.execute("UPDATE users SET is_active = false WHERE id = $1", tenants["admin"])
     assert (await visible(connection, tenants["admin"]))["invoices"] == 0
+    await connection.execute("SET LOCAL ROLE tallystick_readonly")
+    assert await connection.fetchval("SELECT count(*) FROM invoices") >= 2
+
+
+async def test_somebody_who_is_nobody_sees_nothing(connection: Connection, tenants: dict[str, UUID]) -> None:
+    assert await visible(connection, uuid7()) == dict.fromkeys(TABLES, 0)
+
+
+@pytest.mark.parametrize("setting", [None, ""])
+@pytest.mark.parametrize("table", TABLES)
+async def test_a_question_without_a_tenant_is_an_error_and_not_an_empty_answer(
+    connection: Connection, tenants: dict[str, UUID], setting: str | None, table: str
+) -> None:
+    await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    async with refused(connection, "TS013", "app.current_user_id is not set"):
+        await connection.execute("SET LOCAL ROLE tallystick_tenant")
+        if setting is not None:
+            await connection.execute("SELECT set_config('app.current_user_id', $1, true)", setting)
+        await connection.fetchval(f"SELECT count(*) FROM {table}")  # noqa: S608
+
+
+async def test_every_relation_of_tenants_is_forced_on_its_owner_who_has_a_policy(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT c.relname::text AS name, c.relforcerowsecurity AS forced,
+                  EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'service_roles' AND c.relowner = ANY (p.polroles)) AS owner
+           FROM pg_class c WHERE c.relrowsecurity AND c.relnamespace = 'public'::regnamespace"""
+    )
+    of_tenants = {row["relation"] for row in await connection.fetch("SELECT relation FROM tenant_relations()")}
+    assert {"users", "invoices", "usage_summaries"} <= of_tenants <= {row["name"] for row in rows}
+    assert [row["name"] for row in rows if not (row["forced"] and row["owner"])] == []
+
+
+async def test_a_tenant_does_not_see_what_its_usage_costs_us(connection: Connection) -> None:
+    seen = await connection.fetch(
+        """SELECT attrelid::regclass::text AS relation, attname::text AS name FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+           WHERE relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped
+             AND has_column_privilege('tallystick_tenant', attrelid, attnum, 'SELECT')"""
+    )
+    assert len(seen) > 100
+    assert [(row["relation"], row["name"]) for row in seen if row["name"].startswith("cost_")] == []
 
 
 @pytest.mark.parametrize("table", ["usage_logs", "rated_usage", "model_prices", "audit_logs", "admin_notes"])

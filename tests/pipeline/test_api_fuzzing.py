@@ -28,8 +28,8 @@ from schemathesis.specs.openapi.checks import (
 from deploy.local import ports
 from deploy.migrate import migrate
 from deploy.seed import seed
+from services.accounts.api_keys.keys import hash_of, new_key, prefix_of
 from services.api.app import make_app
-from services.api.auth.keys import hash_of, new_key, prefix_of
 from services.cli.supervisor import Supervisor, WorkerSpec
 from shared.ids import uuid7
 from shared.kafka import create_topics

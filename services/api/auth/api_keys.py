@@ -11,8 +11,8 @@ from typing import Final
 import asyncpg
 import structlog
 
+from services.accounts.api_keys.keys import matches, prefix_of
 from services.api import metrics
-from services.api.auth.keys import matches, prefix_of
 from services.api.auth.principal import Principal
 from shared.clock import Clock
 from shared.postgres import UNREACHABLE, Pool

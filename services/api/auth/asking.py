@@ -8,8 +8,8 @@ from typing import Annotated, Final
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from services.accounts.api_keys.keys import looks_like_key
 from services.api import metrics
-from services.api.auth.keys import looks_like_key
 from services.api.auth.principal import Principal, Right
 from services.api.problems import FORBIDDEN, UNAUTHENTICATED, Problem
 from services.api.state import state_of

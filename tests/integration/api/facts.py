@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from services.api.auth.keys import hash_of, new_key, prefix_of
+from services.accounts.api_keys.keys import hash_of, new_key, prefix_of
 from services.api.auth.principal import Principal
 from shared.clock import FixedClock
 from shared.ids import uuid7

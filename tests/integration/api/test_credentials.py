@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from services.accounts.api_keys.keys import hash_of, new_key
 from services.api.auth.api_keys import ApiKeys
-from services.api.auth.keys import hash_of, new_key
 from shared.clock import FixedClock
 from shared.postgres import Pool
 from tests.integration.api.conftest import NOW
