@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from services.billing.plans.desk.explaining import ChargeExplanation
-    from services.billing.provenance import Explanation, SummaryExplanation
+    from services.billing.provenance import Explanation, SetOffExplanation, SummaryExplanation
     from shared.postgres import Connection
 
 EXIT_DIFFERS = 1
@@ -60,7 +60,7 @@ def explain(
                 lines = csv.writer(sys.stdout)
                 lines.writerow(COLUMNS)
                 for each in found:
-                    if not hasattr(each, "events"):  # a charge: its usage lines have the events
+                    if not hasattr(each, "events"):  # a charge, or a set-off: its usage lines have the events
                         continue
                     async for event in _every_event(connection, each):
                         lines.writerow([event[column] for column in COLUMNS])
@@ -77,7 +77,13 @@ def explain(
 
 async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]:
     from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
-    from services.billing.provenance import explain_line, explain_summary, lines_of, parse_summary  # noqa: PLC0415
+    from services.billing.provenance import (  # noqa: PLC0415
+        explain_line,
+        explain_set_off,
+        explain_summary,
+        lines_of,
+        parse_summary,
+    )
     from shared.errors import ConfigurationError  # noqa: PLC0415
 
     if summary := parse_summary(what):
@@ -86,7 +92,9 @@ async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]
         position = int(named["position"]) if named["position"] else None
         lines = await lines_of(connection, named["number"], position)
         return [
-            await explain_charge(connection, line) or await explain_line(connection, line, events_shown=events)
+            await explain_charge(connection, line)
+            or await explain_set_off(connection, line)
+            or await explain_line(connection, line, events_shown=events)
             for line in lines
         ]
     try:
@@ -97,12 +105,14 @@ async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]
         ) from None
 
 
-async def _line_or_debit(connection: Connection, id_: UUID, events: int) -> Explanation | ChargeExplanation:
+async def _line_or_debit(
+    connection: Connection, id_: UUID, events: int
+) -> Explanation | ChargeExplanation | SetOffExplanation:
     from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
-    from services.billing.provenance import explain_debit, explain_line, is_line  # noqa: PLC0415
+    from services.billing.provenance import explain_debit, explain_line, explain_set_off, is_line  # noqa: PLC0415
 
-    if charge := await explain_charge(connection, id_):
-        return charge
+    if found := await explain_charge(connection, id_) or await explain_set_off(connection, id_):
+        return found
     explain_it = explain_line if await is_line(connection, id_) else explain_debit
     return await explain_it(connection, id_, events_shown=events)
 
@@ -115,12 +125,14 @@ def _every_event(connection: Connection, found: Explanation | SummaryExplanation
     return events_behind(connection, found)
 
 
-def _document(found: Explanation | SummaryExplanation | ChargeExplanation) -> dict[str, Any]:
+def _document(found: Explanation | SummaryExplanation | ChargeExplanation | SetOffExplanation) -> dict[str, Any]:
     """Return an explanation as JSON-ready values; amounts as exact text."""
     from services.billing.amounts import amount_text  # noqa: PLC0415
     from services.billing.plans.desk.explaining import ChargeExplanation  # noqa: PLC0415
-    from services.billing.provenance import SummaryExplanation  # noqa: PLC0415
+    from services.billing.provenance import SetOffExplanation, SummaryExplanation  # noqa: PLC0415
 
+    if isinstance(found, SetOffExplanation):
+        return {"kind": "set_off", **asdict(found), "holds": found.holds}
     if isinstance(found, ChargeExplanation):
         return {"kind": "charge", **asdict(found), "holds": found.holds}
     rows = {
@@ -149,13 +161,16 @@ def _show(found: Sequence[Any], *, to_stderr: bool, short: bool) -> None:
     from rich.markup import escape  # noqa: PLC0415
 
     from services.billing.plans.desk.explaining import ChargeExplanation  # noqa: PLC0415
-    from services.billing.provenance import SummaryExplanation  # noqa: PLC0415
+    from services.billing.provenance import SetOffExplanation, SummaryExplanation  # noqa: PLC0415
     from services.cli.checks import console  # noqa: PLC0415
 
     out = console(stderr=to_stderr)
     for each in found:
         if isinstance(each, ChargeExplanation):
             _show_charge(out, each, short=short)
+            continue
+        if isinstance(each, SetOffExplanation):
+            _show_set_off(out, each)
             continue
         if isinstance(each, SummaryExplanation):
             _show_summary(out, each)
@@ -214,6 +229,26 @@ def _show_charge(out: Any, found: ChargeExplanation, *, short: bool) -> None:
         out.print(f"[bold red]DOES NOT AGREE[/]: {escape(problem)}", highlight=False)
     if found.holds:
         out.print("[green]the history gives exactly this[/]", highlight=False)
+
+
+def _show_set_off(out: Any, found: SetOffExplanation) -> None:
+    from rich.markup import escape  # noqa: PLC0415
+
+    from services.billing.amounts import amount_text  # noqa: PLC0415
+
+    out.print(f"[bold]{escape(harmless(found.title))}[/]", highlight=False)
+    out.print(
+        f"  stated {amount_text(found.stated)} {found.currency}, off what {', '.join(found.corrections)} give back",
+        highlight=False,
+    )
+    out.print(
+        f"  {found.note} gave back {amount_text(found.noted)} of {found.of_line}, {amount_text(found.set_off)} set off in all: "
+        f"{escape(harmless(found.reason))}", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for problem in found.problems:
+        out.print(f"[bold red]DOES NOT AGREE[/]: {escape(problem)}", highlight=False)
+    if found.holds:
+        out.print("[green]nothing is given back twice[/]", highlight=False)
 
 
 def _show_summary(out: Any, found: SummaryExplanation) -> None:

@@ -207,14 +207,15 @@ class _Printer:
             when = f"{self.date(line.period_start)} – {self.date(line.period_end - timedelta(microseconds=1))}"
         facts = line.dimensions
         subject = facts.get("model_id") or facts.get("tool_name") or facts.get("feature_type")
-        if line.component not in COMPONENTS or not subject:
+        component = line.component or facts.get("component")
+        if component not in COMPONENTS or not subject:
             return line.description, when
         qualities = [self(str(facts.get("power_level", "balanced")))]
         qualities += [self("own provider key")] if facts.get("byok") else []
         late = [self("adjustment")] if line.kind == "adjustment" else []
-        return f"{subject}: {self(COMPONENTS[line.component])}", ", ".join(
-            [*late, *qualities, *([when] if when else [])]
-        )
+        if note := facts.get("credit_note"):
+            late = [self("given back already by {number}", number=note)]
+        return f"{subject}: {self(COMPONENTS[component])}", ", ".join([*late, *qualities, *([when] if when else [])])
 
     def totals(
         self, subtotal: Decimal, taxes: tuple[TaxAmount, ...], total: Decimal, *, total_label: str = "Total"

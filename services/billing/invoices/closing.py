@@ -21,6 +21,7 @@ from services.billing.invoices.composing import claimed_since, compose
 from services.billing.invoices.invoicing import Invoice, balanced, exact_sum, make_invoice
 from services.billing.invoices.late import give_back
 from services.billing.invoices.lines import Line, grant_line
+from services.billing.invoices.setting_off import set_offs
 from services.billing.invoices.terms import CustomerTerms, Terms
 from services.billing.plans.due import charges_due, take_charges
 from shared.clock import Clock
@@ -180,10 +181,13 @@ class _Run:
         drafts = await store.draft(connection, self.period, customers, entity=self.terms.entity)
         terms = await store.customer_terms(connection, drafts.values(), self.terms)
         claimed = await store.claim(connection, self.period, drafts)
-        groups, _notes = await give_back(connection, self.period, drafts, claimed, terms, at=now)
+        off = await set_offs(connection, self.period, drafts, claimed)
+        open_ = [group for group in claimed if group.line_id not in off.groups]
+        groups, _notes = await give_back(connection, self.period, drafts, open_, terms, at=now)
+        groups += [group for group in claimed if group.line_id in off.groups]
         charges = await take_charges(connection, self.period, list(drafts.values()), claimed_since(claimed))
         carried = await store.carried(connection, drafts.values())
-        composed = compose(self.period, drafts, groups, charges, carried)
+        composed = compose(self.period, drafts, groups, charges, carried, set_offs=off.lines)
         lines = {id_: balanced(found) for id_, found in composed.items()}
         await store.discard(connection, [id_ for id_ in drafts if id_ not in lines])
         granted = await store.with_grants(connection, drafts.values())
@@ -194,6 +198,7 @@ class _Run:
         if unwanted:
             raise _ToBeDeferred(unwanted)
         await store.insert_lines(connection, invoices)
+        await off.write(connection)
         numbers = await store.issue(connection, invoices, terms, issued_at=now)
         await self.outbox.enqueue(connection, [self._announce(i, numbers[i.id]) for i in invoices])
         return [IssuedInvoice(i.id, numbers[i.id], i.user_id, i.currency, i.total, len(i.lines)) for i in invoices]

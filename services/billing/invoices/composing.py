@@ -18,6 +18,8 @@ def compose(
     groups: Iterable[UsageGroup],
     charges: Mapping[Customer, Sequence[Charge]],
     carried: Mapping[Customer, Sequence[Line]],
+    *,
+    set_offs: Mapping[UUID, Sequence[Line]],
 ) -> dict[UUID, list[Line]]:
     """Return the lines of each draft that has any. What was carried over waits for a draft that has something else on it."""
     lines: dict[UUID, list[Line]] = {}
@@ -27,6 +29,7 @@ def compose(
     for group in groups:
         lines.setdefault(group.invoice_id, []).extend(usage_lines(group, period))
     for id_, found in lines.items():
+        found.extend(set_offs.get(id_, ()))
         found.extend(carried.get(drafts[id_], ()))
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -21,8 +22,10 @@ from services.billing.invoices.reading import (
     read_invoice,
     split_reference,
 )
+from services.billing.invoices.setting_off import standings, write_reductions
 from services.billing.payments.invoice_state import refresh_invoice
 from shared.ids import uuid7
+from shared.money import round_money
 from shared.outbox import Outbox
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -39,19 +42,22 @@ async def credit_note(
     *,
     reason: str,
     at: datetime,
+    goodwill: bool = False,
     actor: str | None = None,
     idempotency_key: str | None = None,
 ) -> CreditNoteDocument:
     """Take back lines of an issued invoice by position, each in part or (None) the rest of it; without `lines` the rest of all.
 
-    Amounts are net; tax follows. A repeated call with a key returns the first note. Raises `InvoiceNotFound`, `CreditRefused`.
+    Amounts are net; tax follows. What corrections of usage gave back is not given again, before nor after; `goodwill` is beside them.
+    A repeated call with a key returns the first note. Raises `InvoiceNotFound`, `CreditRefused`.
     """
     if idempotency_key and (known := await connection.fetchrow(SQL["note_by_key"], idempotency_key)):
         return await read_credit_note(connection, known["id"])
     document = await locked(connection, invoice)
-    note = take_back(document, await credited(connection, document.id), lines)
+    note = take_back(document, await credited(connection, document), lines, goodwill=goodwill)
+    kind = "goodwill" if goodwill else "correction"
     id_ = await write_note(
-        connection, document, note, kind="correction", reason=reason, at=at, actor=actor, key=idempotency_key
+        connection, document, note, kind=kind, reason=reason, at=at, actor=actor, key=idempotency_key
     )
     await refresh_invoice(connection, document.id, at=at)
     return await read_credit_note(connection, id_)
@@ -72,11 +78,17 @@ async def void_invoice(
     away. Raises `InvoiceNotFound`, `CreditRefused`.
     """
     document = await locked(connection, invoice)
-    note = take_back(document, await credited(connection, document.id))
+    before = await credited(connection, document)
     if rebill and (taken_by := await connection.fetchval(SQL["carried_on"], document.id)):
         raise CreditRefused(
-            f"{document.number} carried credit over to {taken_by}, which has it: void {taken_by} for rebilling first"
+            f"{document.number} gave credit that {taken_by} has counted: void {taken_by} for rebilling first"
         )
+    if not rebill and any(before.elsewhere.values()):
+        raise CreditRefused(
+            f"usage of {document.number} was taken back, and {sum(before.elsewhere.values())} {document.currency} given back for it on a later "
+            "invoice: give back what is left of it with a credit note, or void it with --rebill"
+        )
+    note = take_back(document, replace(before, elsewhere={}))
     id_ = await write_note(connection, document, note, kind="void", reason=reason, at=at, actor=actor)
     await connection.execute(SQL["cancel"], document.id, at, reason, rebill)
     if rebill:
@@ -111,11 +123,24 @@ async def locked(connection: Connection, invoice: Reference) -> InvoiceDocument:
     return await read_invoice(connection, id_)
 
 
-async def credited(connection: Connection, invoice_id: UUID) -> Credited:
-    """Return what credit notes took back of an invoice so far."""
-    lines = {row[0]: row[1] for row in await connection.fetch(SQL["credited_lines"], invoice_id)}
-    taxes = [TaxAmount(*row) for row in await connection.fetch(SQL["credited_taxes"], invoice_id)]
-    return Credited(lines, taxes)
+async def credited(connection: Connection, invoice: InvoiceDocument) -> Credited:
+    """Return what was taken back of an invoice so far."""
+    rows = await connection.fetch(SQL["credited_lines"], invoice.id)
+    lines, late = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+    taxes = [TaxAmount(*row) for row in await connection.fetch(SQL["credited_taxes"], invoice.id)]
+    used = {
+        (ln.usage_line_id, ln.component): ln.id
+        for ln in invoice.lines
+        if ln.usage_line_id and ln.component and ln.amount > 0
+    }
+    found = await standings(connection, invoice.user_id, list(used)) if used else {}
+    elsewhere = {
+        used[line]: max(
+            round_money(given.given_by_usage - late.get(used[line], Decimal(0)), invoice.currency), Decimal(0)
+        )
+        for line, given in found.items()
+    }
+    return Credited(lines, taxes, elsewhere, {used[line]: given for line, given in found.items()})
 
 
 async def write_note(
@@ -146,6 +171,7 @@ async def write_note(
         for position, line in enumerate(note.lines, start=1)
     ]  # fmt: skip
     await connection.execute(SQL["insert_note_lines"], id_, invoice.currency, *zip(*rows, strict=True))
+    await write_reductions(connection, {line.id: line.reduced for line in note.lines if line.reduced})
     facts = {"credit_note": str(id_), "credit_note_number": written["number"], "kind": kind, "reason": reason}
     await _announce(connection, CREDIT_NOTE_ISSUED, invoice, at, {**facts, "total": f"{note.total:f}"})
     return id_

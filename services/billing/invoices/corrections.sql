@@ -5,8 +5,8 @@
 SELECT id FROM invoices WHERE id = $1::uuid OR number = $2::text FOR UPDATE;
 
 -- name: credited_lines
--- What credit notes took back of each line of an invoice.
-SELECT l.invoice_line_id, sum(l.amount) AS amount
+-- What credit notes took back of each line of an invoice, and what of that for late usage.
+SELECT l.invoice_line_id, sum(l.amount) AS amount, coalesce(sum(l.amount) FILTER (WHERE n.kind = 'late_usage'), 0) AS late
 FROM credit_note_lines l JOIN credit_notes n ON n.id = l.credit_note_id
 WHERE n.invoice_id = $1 GROUP BY l.invoice_line_id;
 
@@ -46,10 +46,16 @@ SELECT $1, $2, * FROM unnest(
 UPDATE invoices SET status = 'cancelled', paid_date = NULL, cancelled_at = $2, cancel_reason = $3, rebilled = $4 WHERE id = $1;
 
 -- name: carried_on
--- The invoice that took the credit that this one carried over, if one did.
+-- A later invoice that took the credit that this one carried over, or that counted on what was given back of this one.
 SELECT i.number FROM invoice_lines l
 JOIN invoice_lines t ON t.charge_key = 'carried:' || l.id JOIN invoices i ON i.id = t.invoice_id
-WHERE l.invoice_id = $1 AND l.kind = 'carried' AND l.exact_amount > 0;
+WHERE l.invoice_id = $1 AND l.kind = 'carried' AND l.exact_amount > 0
+UNION ALL
+SELECT i.number
+FROM credit_notes n JOIN credit_note_lines l ON l.credit_note_id = n.id JOIN credit_set_offs s ON s.credit_note_line_id = l.id
+JOIN invoice_lines t ON t.id = s.invoice_line_id JOIN invoices i ON i.id = t.invoice_id
+WHERE n.invoice_id = $1 AND i.status <> 'cancelled'
+LIMIT 1;
 
 -- name: release_usage
 -- Makes the usage behind a voided invoice, and behind its credit notes, billable again.
@@ -71,10 +77,6 @@ UPDATE invoices SET disputed_at = coalesce(disputed_at, $2), dispute_reason = $3
 -- name: settle_dispute
 -- Ends a dispute; nothing if there is none.
 UPDATE invoices SET disputed_at = NULL, dispute_reason = NULL WHERE id = $1 AND disputed_at IS NOT NULL RETURNING number;
-
--- name: lock_invoices
--- Keeps others from correcting invoices of users ($1) meanwhile. Locked in one order by everybody.
-SELECT id FROM invoices WHERE user_id = ANY($1::uuid[]) AND number IS NOT NULL AND status <> 'cancelled' ORDER BY id FOR UPDATE;
 
 -- name: billed_by
 -- The issued invoices, the latest first, that are not void and bill usage of subscriptions ($1) by prices ($2).

@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from services.billing.invoices.credited_once import Standing
 from services.billing.invoices.document import DocumentLine, InvoiceDocument, TaxAmount
 from services.billing.invoices.taxes import Tax, tax_amounts
 from shared.errors import TallystickError
 from shared.ids import uuid7
-from shared.money import exact, minor_unit
+from shared.money import exact, minor_unit, round_money
 
 
 class CreditRefused(TallystickError):
@@ -21,15 +22,26 @@ class CreditRefused(TallystickError):
 
 @dataclass(frozen=True, slots=True)
 class Credited:
-    """What credit notes took back of an invoice so far: of each line, net, and of each tax."""
+    """What was taken back of an invoice so far: by credit notes of each line, net, and of each tax; by corrections of its usage that are
+    on later invoices, of each line. `standings` are those of lines of usage of which anything was."""
 
     lines: Mapping[UUID, Decimal] = field(default_factory=dict)
     taxes: Sequence[TaxAmount] = ()
+    elsewhere: Mapping[UUID, Decimal] = field(default_factory=dict)
+    standings: Mapping[UUID, Standing] = field(default_factory=dict)
+
+    def left(self, line: DocumentLine) -> Decimal:
+        """Return what is left of a line."""
+        nothing = Decimal(0)
+        with exact():
+            left = line.amount - self.lines.get(line.id, nothing) - self.elsewhere.get(line.id, nothing)
+        return max(left, nothing) if line.amount > 0 else left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoteLine:
-    """A line of a credit note to be: `amount` (whole minor units, the sign of the invoice's line) of `of` is taken back."""
+    """A line of a credit note to be: `amount` (whole minor units, the sign of the invoice's line) of `of` is taken back; `reduced` is what
+    more was asked for, and given back already by corrections of its usage."""
 
     of: DocumentLine
     amount: Decimal
@@ -37,6 +49,7 @@ class NoteLine:
     quantity: Decimal
     unit: str
     unit_price: Decimal | None
+    reduced: Decimal = Decimal(0)
     id: UUID = field(default_factory=uuid7)
     usage: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,9 +66,16 @@ class Note:
     total: Decimal
 
 
-def take_back(invoice: InvoiceDocument, credited: Credited, wanted: Mapping[int, Decimal | None] | None = None) -> Note:
+def take_back(
+    invoice: InvoiceDocument,
+    credited: Credited,
+    wanted: Mapping[int, Decimal | None] | None = None,
+    *,
+    goodwill: bool = False,
+) -> Note:
     """Return the note that takes back of each line by position what is `wanted` (None: the rest of it), or the rest of all lines.
 
+    What corrections of a line's usage gave back already is taken off what is wanted of it, but for `goodwill`.
     Raises `CreditRefused` for a draft, a line that does not exist, an amount that is not whole minor units, is of the other sign or
     above what is left, and for a note that would take back more than is left of the invoice.
     """
@@ -64,7 +84,7 @@ def take_back(invoice: InvoiceDocument, credited: Credited, wanted: Mapping[int,
         raise CreditRefused(f"{name} is not issued: there is nothing to take back")
     if invoice.status == "cancelled":
         raise CreditRefused(f"{name} is void: all of it has been taken back")
-    left = {line.position: line.amount - credited.lines.get(line.id, Decimal(0)) for line in invoice.lines}
+    left = {line.position: credited.left(line) for line in invoice.lines}
     by_position = {line.position: line for line in invoice.lines}
     if wanted is None:
         wanted = {position: None for position, amount in left.items() if amount} or dict.fromkeys(left)
@@ -72,7 +92,9 @@ def take_back(invoice: InvoiceDocument, credited: Credited, wanted: Mapping[int,
     for position, amount in sorted(wanted.items()):
         if position not in by_position:
             raise CreditRefused(f"{name} has no line {position}: it has {len(left)} lines")
-        lines.append(_line(name, by_position[position], left[position], amount, invoice.currency))
+        line = by_position[position]
+        standing = None if goodwill or amount is None else credited.standings.get(line.id)
+        lines.append(_line(name, line, left[position], amount, invoice.currency, standing=standing))
     return make_note(invoice, credited, lines)
 
 
@@ -98,10 +120,18 @@ def make_note(invoice: InvoiceDocument, credited: Credited, lines: Sequence[Note
     )
 
 
-def _line(name: str, line: DocumentLine, left: Decimal, amount: Decimal | None, currency: str) -> NoteLine:
-    wanted = left if amount is None else amount
-    if wanted % minor_unit(currency):
-        raise CreditRefused(f"{wanted} {currency} has too many digits: the smallest amount is {minor_unit(currency)}")
+def _line(
+    name: str, line: DocumentLine, left: Decimal, amount: Decimal | None, currency: str, *, standing: Standing | None
+) -> NoteLine:
+    asked = left if amount is None else amount
+    if asked % minor_unit(currency):
+        raise CreditRefused(f"{asked} {currency} has too many digits: the smallest amount is {minor_unit(currency)}")
+    wanted = round_money(standing.left_to_give(asked), currency) if standing and asked > 0 else asked
+    if asked and not wanted:
+        raise CreditRefused(
+            f"{asked} {currency} of line {line.position} of {name} were given back already, as usage of it was taken back: "
+            "with --goodwill they are given beside that"
+        )
     if not min(left, Decimal(0)) <= wanted <= max(left, Decimal(0)):
         raise CreditRefused(
             f"{wanted} {currency} cannot be taken back of line {line.position} of {name}: {left} are left of it"
@@ -109,8 +139,8 @@ def _line(name: str, line: DocumentLine, left: Decimal, amount: Decimal | None, 
     if wanted == line.amount:
         return whole_line(line)
     return NoteLine(
-        of=line, amount=wanted, exact_amount=wanted, quantity=Decimal(1), unit="correction", unit_price=wanted
-    )
+        of=line, amount=wanted, exact_amount=wanted, quantity=Decimal(1), unit="correction", unit_price=wanted, reduced=asked - wanted
+    )  # fmt: skip
 
 
 def whole_line(line: DocumentLine) -> NoteLine:

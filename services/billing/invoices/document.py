@@ -57,7 +57,8 @@ class TaxAmount:
 class DocumentLine:
     """A line as issued: `quantity` × `unit_price` is `exact_amount`, `amount` that in whole minor units, net of tax.
 
-    Of a credit note, amounts are what is given back, and `invoice_line_id` is the line that it corrects.
+    Of a credit note, amounts are what is given back, `invoice_line_id` is the line that it corrects, and `reduced` what more was asked
+    for and had been given back already by corrections of its usage.
     """
 
     id: UUID
@@ -83,6 +84,7 @@ class DocumentLine:
     last_event_at: datetime | None = None
     dimensions: dict[str, Any] = field(default_factory=dict)
     invoice_line_id: UUID | None = None
+    reduced: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

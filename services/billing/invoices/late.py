@@ -41,9 +41,7 @@ async def give_back(
     *,
     at: datetime,
 ) -> tuple[list[UsageGroup], list[UUID]]:
-    """Write the credit notes that `plan_notes` finds; return the groups that are left, and the notes."""
-    if _late(period, drafts, groups, terms):
-        await connection.execute(SQL["lock_invoices"], [customer.user_id for customer in drafts.values()])
+    """Write the credit notes that `plan_notes` finds; return the groups that are left, and the notes. `set_offs` has locked the invoices."""
     left, planned = await plan_notes(connection, period, drafts, groups, terms)
     notes = []
     for plan in planned:
@@ -98,7 +96,7 @@ async def _plan(
     connection: Connection, period: Period, invoice: InvoiceDocument, late: Iterable[UsageGroup]
 ) -> PlannedNote | None:
     """Return the note of one invoice over the groups that it can give back whole; nothing if there is none, or it would not fit."""
-    before = await credited(connection, invoice.id)
+    before = await credited(connection, invoice)
     left = {line.id: line.amount - before.lines.get(line.id, Decimal(0)) for line in invoice.lines}
     found = [pair for group in late for pair in _matching(usage_lines(group, period), invoice, left)]
     lines = _note_lines(found, invoice.currency)

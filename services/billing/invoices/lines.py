@@ -6,6 +6,8 @@ exact amounts of its lines sum to what was rated.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -221,6 +223,16 @@ def carried_over(amount: Decimal) -> Line:
 def carried_in(line_id: UUID, number: str, amount: Decimal) -> Line:
     """Return the line that takes off what an earlier invoice carried over, on its line `line_id`. Once: it is the key."""
     return _one("carried", f"Credit carried over from {number}", -amount, charge_key=f"carried:{line_id}")
+
+
+def set_off_line(note: Mapping[str, Any], amount: Decimal) -> Line:
+    """Return the line that takes off what corrected usage gives back and a credit note gave before; `note` is as `noted_lines` reads it."""
+    facts = {**json.loads(note["dimensions"]), "component": note["component"], "credit_note": note["number"]}
+    return Line(
+        id=uuid7(), kind="adjustment", description=f"{note['description']}: given back already by {note['number']}", quantity=1,
+        unit="correction", unit_price=amount, exact_amount=amount, subscription_id=note["subscription_id"],
+        period_start=note["period_start"], period_end=note["period_end"], dimensions=facts,
+    )  # fmt: skip
 
 
 def grant_line(name: str, amount: Decimal, grant_id: UUID) -> Line:

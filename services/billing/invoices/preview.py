@@ -19,6 +19,7 @@ from services.billing.invoices.forecast import METHOD, forecast_usage
 from services.billing.invoices.invoicing import Invoice, balanced, exact_sum, make_invoice
 from services.billing.invoices.late import plan_notes
 from services.billing.invoices.lines import Line, grant_line
+from services.billing.invoices.setting_off import set_offs
 from services.billing.invoices.terms import CustomerTerms, Terms
 from services.billing.plans.due import charges_due
 from shared.ids import uuid7
@@ -62,8 +63,12 @@ async def preview(
             last = Period.month_of(period.start - timedelta(microseconds=1))
             closed = await store.invoiced(connection, last, user_id)
             unbilled = [g for g in unbilled if g.period_start != last.start or drafts[g.invoice_id] in closed]
-        groups, notes = await plan_notes(connection, period, drafts, unbilled, of)
-        lines = compose(period, drafts, groups, charges, await store.carried(connection, drafts.values()))
+        off = await set_offs(connection, period, drafts, unbilled, claimed=False)
+        open_ = [group for group in unbilled if group.line_id not in off.groups]
+        groups, notes = await plan_notes(connection, period, drafts, open_, of)
+        groups += [group for group in unbilled if group.line_id in off.groups]
+        carried = await store.carried(connection, drafts.values())
+        lines = compose(period, drafts, groups, charges, carried, set_offs=off.lines)
         previews = []
         for id_, found in lines.items():
             customer = drafts[id_]

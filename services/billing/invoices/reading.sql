@@ -47,6 +47,7 @@ WHERE n.id = $1::uuid OR n.number = $2::text;
 -- The lines of a credit note, in their order; their kind is that of the line that they take back.
 SELECT l.id, l.position, i.kind, l.description, l.quantity, l.unit, l.unit_price, l.exact_amount, l.amount, l.tax_category, l.tax_rate,
        l.subscription_id, l.period_start, l.period_end, l.component, l.price_id, l.usage_line_id, l.event_count, l.first_event_at,
-       l.last_event_at, l.dimensions, l.invoice_line_id
+       l.last_event_at, l.dimensions, l.invoice_line_id, coalesce(s.amount, 0) AS reduced
 FROM credit_note_lines l JOIN invoice_lines i ON i.id = l.invoice_line_id
+LEFT JOIN credit_set_offs s ON s.credit_note_line_id = l.id AND s.invoice_line_id IS NULL
 WHERE l.credit_note_id = $1 ORDER BY l.position;

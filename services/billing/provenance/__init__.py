@@ -9,6 +9,7 @@ from services.billing.provenance.explain import (
     lines_of,
 )
 from services.billing.provenance.explanation import Explanation, PriceUsed
+from services.billing.provenance.set_offs import SetOffExplanation, explain_set_off
 from services.billing.provenance.summaries import (
     SummaryExplanation,
     SummaryName,
@@ -21,12 +22,14 @@ __all__ = [
     "Explanation",
     "NothingToExplain",
     "PriceUsed",
+    "SetOffExplanation",
     "SummaryExplanation",
     "SummaryName",
     "events_behind",
     "events_of",
     "explain_debit",
     "explain_line",
+    "explain_set_off",
     "explain_summary",
     "is_line",
     "lines_of",

@@ -16,9 +16,30 @@ FROM credit_settlements WHERE id = $1 OR transaction_id = $1;
 SELECT l.id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id WHERE i.number = $1 AND l.position = $2;
 
 -- name: usage_lines
--- The lines of the invoice with number $1 that bill usage.
+-- The lines of the invoice with number $1 that bill usage, or take off what was given back of it before.
 SELECT l.id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
-WHERE i.number = $1 AND l.usage_line_id IS NOT NULL ORDER BY l.position;
+WHERE i.number = $1 AND (l.usage_line_id IS NOT NULL OR EXISTS (SELECT FROM credit_set_offs s WHERE s.invoice_line_id = l.id))
+ORDER BY l.position;
+
+-- name: set_off
+-- A line ($1) that takes off what corrected usage gives back: the credit note that had given it, of which line, what was set off against it
+-- in all, and the lines of the same invoice that give it back once more.
+SELECT l.id, l.description, l.currency, l.exact_amount, i.number, s.amount, n.number AS note, nl.position AS note_position, nl.exact_amount AS noted,
+       n.reason, of.number || '/' || ol.position AS of_line, ol.description AS of_description,
+       (SELECT sum(o.amount) FROM credit_set_offs o JOIN invoice_lines ob ON ob.id = o.invoice_line_id JOIN invoices oi ON oi.id = ob.invoice_id
+        WHERE o.credit_note_line_id = nl.id AND oi.status <> 'cancelled') AS set_off,
+       coalesce(c.lines, '{}') AS corrections, coalesce(c.amount, 0) AS corrected
+FROM credit_set_offs s
+JOIN invoice_lines l ON l.id = s.invoice_line_id JOIN invoices i ON i.id = l.invoice_id
+JOIN credit_note_lines nl ON nl.id = s.credit_note_line_id JOIN credit_notes n ON n.id = nl.credit_note_id
+JOIN invoice_lines ol ON ol.id = nl.invoice_line_id JOIN invoices of ON of.id = n.invoice_id
+LEFT JOIN LATERAL (
+    SELECT array_agg(i.number || '/' || a.position ORDER BY a.position) AS lines, -sum(a.exact_amount) AS amount
+    FROM invoice_lines a
+    WHERE a.invoice_id = l.invoice_id AND a.usage_line_id IS NOT NULL AND a.subscription_id = l.subscription_id AND a.component = ol.component
+      AND a.exact_amount < 0 AND a.dimensions @> ol.dimensions - 'multiplier' AND a.period_start < ol.period_end AND a.period_end > ol.period_start
+) c ON true
+WHERE l.id = $1;
 
 -- name: scope
 -- The rated usage that it bills: its events and its digest now, and those of its months that are archived.

@@ -488,6 +488,27 @@ SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS r
        (array_agg(key ORDER BY key) FILTER (WHERE changed OR left_value <> right_value))[1:5] AS differing
 FROM sides GROUP BY currency ORDER BY currency;
 
+-- name: set_offs_equal_lines
+-- Every invoice line that sets off what a credit note gave is written down with the note's line, and no note's line is set off beyond what
+-- it gave.
+WITH lines AS (
+    SELECT id, currency, exact_amount FROM invoice_lines WHERE kind = 'adjustment' AND dimensions ? 'credit_note'
+), sides AS (
+    SELECT coalesce(l.currency, b.currency) AS currency, 'line ' || coalesce(l.id, s.invoice_line_id) AS key,
+           coalesce(l.exact_amount, 0) AS left_value, coalesce(s.amount, 0) AS right_value
+    FROM lines l FULL JOIN (SELECT * FROM credit_set_offs WHERE invoice_line_id IS NOT NULL) s ON s.invoice_line_id = l.id
+    LEFT JOIN invoice_lines b ON b.id = s.invoice_line_id
+    UNION ALL
+    SELECT n.currency, 'line of a credit note ' || n.id, 0, greatest(sum(s.amount) - n.exact_amount, 0)
+    FROM credit_set_offs s JOIN credit_note_lines n ON n.id = s.credit_note_line_id
+    JOIN invoice_lines l ON l.id = s.invoice_line_id JOIN invoices i ON i.id = l.invoice_id
+    WHERE i.status <> 'cancelled'
+    GROUP BY n.id
+)
+SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY currency ORDER BY currency;
+
 -- name: log_equals_identities
 -- Every row of the log is guarded once, at its own time: nothing can be stored a second time. Identities without a row are those of
 -- archived months, and of voids, which leave a row of another id.

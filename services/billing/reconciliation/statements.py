@@ -235,6 +235,13 @@ STATEMENTS: Final = (
         "notes_equal_lines",
     ),
     Statement(
+        "credited once",
+        "What credit notes gave back and later invoices set off is on lines of these, and never more than a note gave.",
+        "lines that set off",
+        "set off against credit notes",
+        "set_offs_equal_lines",
+    ),
+    Statement(
         "invoices = payments",
         "What is paid of every invoice, and what every payment pays, is what was allocated from payments that came.",
         "invoices and payments",

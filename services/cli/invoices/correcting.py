@@ -30,6 +30,13 @@ def credit_note(
         ),
     ] = None,
     why: Why,
+    goodwill: Annotated[
+        bool,
+        typer.Option(
+            "--goodwill",
+            help="Give it beside what is given back when usage is corrected; else it is set off against that.",
+        ),
+    ] = False,
     by: By = None,
     key: Annotated[
         str | None,
@@ -40,7 +47,7 @@ def credit_note(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take back part of an issued invoice, or the rest of it, by a credit note. Never more than was invoiced less earlier notes."""
+    """Take back part of an issued invoice, or the rest of it, by a credit note. Never more than was invoiced less what was given back."""
     from services.billing.invoices import corrections  # noqa: PLC0415 (slow to import)
 
     reason, who = operator.parse_why(why), operator.actor(by)
@@ -50,7 +57,7 @@ def credit_note(
 
     async def work(connection: Any) -> Any:
         return await corrections.credit_note(
-            connection, number, lines, reason=reason, at=_now(), actor=who, idempotency_key=key
+            connection, number, lines, reason=reason, at=_now(), goodwill=goodwill, actor=who, idempotency_key=key
         )
 
     _print(act_as(who, reason, work), as_json)

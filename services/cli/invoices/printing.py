@@ -115,3 +115,5 @@ def _print_line(line: DocumentLine) -> None:
     typer.echo(
         f"{line.position:4} {harmless(line.description)[:60]:60} {line.quantity:>13,f} {line.unit[:10]:10} {line.amount:>9f}"
     )
+    if line.reduced:
+        typer.echo(f"     less {line.reduced:f} that were given back already, as usage of it was taken back")
