@@ -2,6 +2,7 @@
 #   make demo    see it work, with a real Kafka and a real Postgres that it brings along
 #   make test    all tests, against the same
 #   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
+#   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
@@ -13,7 +14,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe chaos lint check docs up down clean
+.PHONY: demo test test-stripe test-rules chaos lint check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -28,6 +29,12 @@ test-stripe: $(VENV)/.installed-test $(VENV)/bin/stripe-mock
 $(VENV)/bin/stripe-mock: | $(VENV)/bin/python
 	@echo "installing stripe-mock with Go (once)"
 	@GOBIN=$(abspath $(VENV))/bin go install github.com/stripe/stripe-mock@v0.203.0
+
+# Needs promtool, which Debian's package prometheus has.
+test-rules:
+	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
+	@promtool check config deploy/prometheus/prometheus.yml
+	@promtool test rules deploy/prometheus/rules_test.yml
 
 chaos: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick chaos $(CHAOS)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -103,11 +104,18 @@ def _allowed(field: FieldInfo) -> str:
     return ", ".join(filter(None, [low, high, *(f"`{_cell(pattern)}`" for pattern in patterns)]))
 
 
+_METRICS: Final = {"Every worker": "shared.metrics"} | {
+    _TITLES.get(name, name.capitalize()): f"services.{name}.metrics" for name in SERVICES
+}
+
+
+def metric_modules() -> list[ModuleType]:
+    """Return the modules that define metrics."""
+    return [import_module(module) for module in _METRICS.values()]
+
+
 def metrics_page() -> str:
     """Return the catalogue of metrics, from the modules that define them."""
-    modules = {"Every worker": "shared.metrics"} | {
-        _TITLES.get(s, s.capitalize()): f"services.{s}.metrics" for s in SERVICES
-    }
     lines = [
         NOTE,
         "# Metrics",
@@ -115,7 +123,7 @@ def metrics_page() -> str:
         "Every worker serves these at `/metrics`, in Prometheus' text format, beside the client library's own "
         "(`process_…`, `python_…`). Units are seconds and counts; labels are few and bounded, and never name a tenant.",
     ]
-    for title, module in modules.items():
+    for title, module in _METRICS.items():
         found = [thing for thing in vars(import_module(module)).values() if isinstance(thing, MetricWrapperBase)]
         lines += ["", f"## {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|"]
         lines += [_metric_row(metric) for metric in found]

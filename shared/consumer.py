@@ -55,6 +55,8 @@ class _Partition:
     failures: int = 0
     placed: bool = False
     next_offset: int = 0
+    applied_ms: int | None = None
+    """Time of the last record that was applied, in milliseconds since 1970."""
     busy: bool = False
     syncing: asyncio.Task[None] | None = None
 
@@ -207,6 +209,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         finally:
             state.busy = False
         state.failures, state.sought, state.next_offset = 0, None, next_offset
+        state.applied_ms = records[-1].timestamp
         self._advice.note(tp, next_offset)
         self.metrics.progressed(tp.partition, next_offset, self._lag.end(tp))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import time
 from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,6 +22,7 @@ class Progress(Protocol):
     next_offset: int
     placed: bool
     busy: bool
+    applied_ms: int | None
 
 
 @dataclass(slots=True)
@@ -49,7 +51,10 @@ class Lag:
         self._reported &= self.partitions.keys()
         for tp, end in self._ends.items():
             if tp in self.partitions:
-                self.metrics.lags(tp.partition, max(0, end - placed[tp].next_offset))
+                behind, applied = max(0, end - placed[tp].next_offset), placed[tp].applied_ms
+                self.metrics.lags(tp.partition, behind)
+                if applied is not None or not behind:
+                    self.metrics.lags_seconds(tp.partition, max(0.0, time() - (applied or 0) / 1000) if behind else 0.0)
                 self._reported.add(tp)
 
     def end(self, tp: TopicPartition) -> int | None:

@@ -21,6 +21,11 @@ CONSUMER_LAG = Gauge(
     "Records between our position and the end of the partition.",
     ["topic", "partition"],
 )
+CONSUMER_LAG_SECONDS = Gauge(
+    "tallystick_consumer_lag_seconds",
+    "Age of the last record that was applied, by the broker's or producer's time, while others wait behind it; 0 if none does.",
+    ["topic", "partition"],
+)
 CONSUMER_REDELIVERIES = Counter(
     "tallystick_consumer_redeliveries", "Batches that failed and are read again, by kind of error.", ["topic", "error"]
 )
@@ -54,9 +59,13 @@ class ConsumerMetrics:
         """Set how far a partition is behind."""
         CONSUMER_LAG.labels(self.topic, partition).set(records)
 
+    def lags_seconds(self, partition: int, seconds: float) -> None:
+        """Set how old the last record is that a partition has applied, while it is behind."""
+        CONSUMER_LAG_SECONDS.labels(self.topic, partition).set(seconds)
+
     def gone(self, partition: int) -> None:
         """Say no more of a partition that is somebody else's now: two workers would report it."""
-        for gauge in (CONSUMER_POSITION, CONSUMER_LAG):
+        for gauge in (CONSUMER_POSITION, CONSUMER_LAG, CONSUMER_LAG_SECONDS):
             with suppress(KeyError):
                 gauge.remove(self.topic, partition)
 

@@ -66,8 +66,12 @@ INVOICED = Counter("usage_billing_invoiced_amount", "Totals of issued invoices."
 CLOSING_FAILURES = Counter(
     "usage_billing_closing_failures", "Customers whose period could not be closed; tried again with the next run."
 )
-JOB_RUNS = Counter("usage_billing_job_runs", "Runs of scheduled jobs, by outcome: done, failed.", ["job", "outcome"])
-JOB_FINISHED = Gauge("usage_billing_job_finished_timestamp_seconds", "When a job last finished, as Unix time.", ["job"])
+JOB_RUNS = Counter(
+    "usage_billing_job_runs", "Runs of scheduled jobs, by outcome: done, failed.", ["job_name", "outcome"]
+)
+JOB_FINISHED = Gauge(
+    "usage_billing_job_finished_timestamp_seconds", "When a job last finished, as Unix time.", ["job_name"]
+)
 DIFFERING = Gauge(
     "usage_billing_differing_checks",
     "Checks of the last reconciliation, by whichever worker, that did not hold; what was only under way is not counted.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -477,6 +478,33 @@ async def test_the_lag_is_reported_while_nothing_moves(pool: Pool) -> None:
     await consumer.on_partitions_revoked([ONE])
     await consumer.look()
     assert (gauge(0), gauge(1)) == (40, None)
+
+
+async def test_the_lag_in_seconds_is_the_age_of_what_was_applied_last(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.lag.time", lambda: 1_000.0)
+    broker = FakeBroker(end={ZERO: 12})
+    consumer = consumer_of(pool, broker, Storing())
+    await assign(consumer, broker, ZERO)
+    await consumer.look()
+    assert seconds(0) is None, "nobody knows yet"
+
+    await consumer.consume([replace(record, timestamp=940_000) for record in records(range(5))])
+    await consumer.look()
+    assert seconds(0) == 60
+
+    await consumer.consume(records(range(5, 12)))
+    await consumer.look()
+    assert seconds(0) == 0, "nothing waits"
+
+    await consumer.on_partitions_revoked([ZERO])
+    await consumer.look()
+    assert seconds(0) is None
+
+
+def seconds(partition: int) -> float | None:
+    return REGISTRY.get_sample_value("tallystick_consumer_lag_seconds", {"topic": TOPIC, "partition": str(partition)})
 
 
 async def test_records_that_a_fetch_has_not_told_of_are_lag(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

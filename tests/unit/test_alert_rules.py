@@ -1,0 +1,96 @@
+"""What the alert rules name exists: metrics, labels, runbooks; and each rule is tried, firing and silent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from prometheus_client import Counter, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from docs.generate import metric_modules
+
+ROOT: Final = Path(__file__).parents[2]
+FOLDER: Final = ROOT / "deploy" / "prometheus"
+GROUPS: Final[list[dict[str, Any]]] = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"]
+RULES: Final = [rule for group in GROUPS for rule in group["rules"]]
+ALERTS: Final = [rule for rule in RULES if "alert" in rule]
+OF_THE_SCRAPE: Final = {"job", "instance", "service"}
+OF_PROMETHEUS: Final = {"up": set[str](), "process_resident_memory_bytes": set[str]()}
+
+of_each_alert = pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+
+
+def known_series() -> dict[str, set[str]]:
+    """Return the labels of every series that the services expose or the rules record."""
+    found = dict(OF_PROMETHEUS)
+    for module in metric_modules():
+        for metric in (thing for thing in vars(module).values() if isinstance(thing, MetricWrapperBase)):
+            family, labels = next(iter(metric.describe())).name, set(metric._labelnames)
+            if isinstance(metric, Counter):
+                found[f"{family}_total"] = labels
+            elif isinstance(metric, Histogram):
+                found |= {f"{family}_bucket": labels | {"le"}, f"{family}_sum": labels, f"{family}_count": labels}
+            else:
+                found[family] = labels
+    return found
+
+
+def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield the series of an expression with the labels that are asked of them."""
+    for name, matchers in re.findall(
+        r"\b((?:tallystick|usage|process)_\w+|up)\b(?!\s*\()(?:\{([^}]*)\})?", re.sub(r"\w+:\w+:\w+", "", expression)
+    ):
+        yield name, set(re.findall(r"(\w+)\s*[=!]", matchers))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_the_series_of_a_rule_exist_with_their_labels(rule: dict[str, Any]) -> None:
+    known = known_series()
+    for name, labels in selectors(rule["expr"]):
+        assert name in known, f"no service exposes {name}"
+        assert labels <= known[name] | OF_THE_SCRAPE, f"{name} has no label {labels - known[name]}"
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    assert set(re.findall(r"\b\w+:\w+:\w+\b", rule["expr"])) <= recorded
+
+
+def test_the_buckets_that_are_asked_for_exist() -> None:
+    bounds = {
+        f"{next(iter(metric.describe())).name}_bucket": set(metric._upper_bounds)
+        for module in metric_modules()
+        for metric in vars(module).values()
+        if isinstance(metric, Histogram)
+    }
+    asked = {
+        (name, float(le))
+        for rule in RULES
+        for name, le in re.findall(r'(\w+_bucket)\{[^}]*le="([\d.]+)"', rule["expr"])
+    }
+    assert asked
+    assert all(le in bounds[name] for name, le in asked)
+
+
+@of_each_alert
+def test_an_alert_says_what_it_means_and_where_its_runbook_is(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"]["summary"]
+    assert rule["annotations"]["description"]
+    page = ROOT / rule["annotations"]["runbook"]
+    assert page.exists()
+    [row] = [line for line in (page.parent / "README.md").read_text().splitlines() if f"({page.name})" in line]
+    assert rule["alert"] in row
+
+
+@of_each_alert
+def test_an_alert_is_tried_firing_and_silent(rule: dict[str, Any]) -> None:
+    tried = [
+        bool(case["exp_alerts"])
+        for test in yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if case["alertname"] == rule["alert"]
+    ]
+    assert sorted(tried) == [False, True]
