@@ -20,6 +20,7 @@ ROLES: Final = {
     "tallystick_aggregator": "sums usage up, counts it against quotas, publishes statuses.",
     "tallystick_billing": "rates usage, settles it against credits, issues invoices. Credits move through functions alone.",
     "tallystick_api": "recognises credentials, keeps accounts and reference data; takes the role of a service for one transaction.",
+    "tallystick_operator": "what administrators do over HTTP; the API takes it for the transaction of such a request, and for no other.",
     "tallystick_readonly": "for dashboards and `tallystick reconcile`: reads everything but secrets, of all tenants.",
 }
 _PRIVILEGES: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
@@ -37,7 +38,8 @@ A migration that makes a table for a service inserts the service's rights to it.
 
 - Nobody updates, deletes or truncates `usage_logs`, the ledger (`credit_transactions`, `credit_settlements`), `audit_logs` or the
   lines of invoices. Billing updates and deletes *drafts* of invoices; of an issued one triggers fix the content (TS003).
-- `audit_logs` is written by a trigger that runs as the owner; no service can write, or forge, an entry.
+- `audit_logs` is written by triggers that run as the owner; no service can write, or forge, an entry. `tallystick_operator` adds entries
+  in the name that its transaction has.
 - Partitions of `usage_logs` are reached through `usage_logs` only.
 - The functions named here run as their owner with a fixed `search_path`, and nobody else may call them.
 - Rows are not filtered for these roles (policy `service_roles`): they work for all tenants.

@@ -17,10 +17,14 @@ from shared.sql import Queries
 
 _SQL = Queries.load("services.api")
 
-Role = Literal["tallystick_api", "tallystick_billing", "tallystick_ingest", "tallystick_aggregator"]
+Role = Literal[
+    "tallystick_api", "tallystick_billing", "tallystick_ingest", "tallystick_aggregator", "tallystick_operator"
+]
 
 TENANT: Final = "tallystick_tenant"
 READER: Final = "tallystick_readonly"
+OPERATOR: Final = "tallystick_operator"
+BILLING: Final = "tallystick_billing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +48,10 @@ class Database:
         """A transaction with the rights of a service's role; the audit trail names `principal` in it. Who may do what, the caller has checked."""
         async with transaction(self.pool) as connection:
             await connection.execute(_SQL["write_as"], role, principal.name, why, str(principal.user_id))
+            yield connection
+
+    @asynccontextmanager
+    async def operating(self, principal: Principal, why: str = "") -> AsyncIterator[Connection]:
+        """A transaction of an operator: for what administrators do, and finance and gateways do to credits."""
+        async with self.writing(principal, role=OPERATOR, why=why) as connection:
             yield connection

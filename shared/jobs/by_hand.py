@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from shared.clock import Clock
 from shared.errors import TallystickError
-from shared.jobs.run import SQL, Job, Outcome, lock, looks_at_the_present, run_locked, waiting
+from shared.jobs.run import BY_HAND, SQL, Job, Outcome, lock, looks_at_the_present, run_locked, waiting
 from shared.postgres import Connection, Pool, transaction
 
 
@@ -25,7 +25,8 @@ async def run_by_hand(pool: Pool, clock: Clock, job: Job, *, by: str, at: dateti
         if began is None:
             raise JobRefused(f"a worker is running '{job.name}' at this moment: see 'tallystick jobs list'")
         scheduled_for = await _choose(connection, job, clock.now(), at)
-        return await run_locked(connection, job, scheduled_for, began, worker="by hand", asked_by=by)
+        await connection.execute(SQL["act_as"], by)
+        return await run_locked(connection, job, scheduled_for, began, worker=BY_HAND, asked_by=by)
 
 
 async def _choose(connection: Connection, job: Job, now: datetime, at: datetime | None) -> datetime:

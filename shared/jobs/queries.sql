@@ -5,6 +5,10 @@
 -- running the same time side by side: the row is written when the effect is done, so that a long run holds no transaction id.
 SELECT pg_try_advisory_xact_lock(hashtextextended('tallystick.job.' || $1, 0)) AS free, clock_timestamp() AS at;
 
+-- name: act_as
+-- Says for the audit trail who asks for the run that this transaction makes.
+SELECT set_config('tallystick.actor', $1, true);
+
 -- name: last_scheduled
 -- The latest time that a job was run for by its timer. A run by hand does not count: it must not hide an earlier time that is due.
 SELECT max(scheduled_for) FROM job_runs WHERE job = $1 AND asked_by IS NULL;

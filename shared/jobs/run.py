@@ -23,6 +23,9 @@ KEEP_LOOKS = timedelta(days=7)
 RUNS_A_LOOK = 24
 """Most runs of one job in one look: after a long downtime the rest follows with the next."""
 
+BY_HAND = "by hand"
+"""The worker of a run that a person asked for: the audit trail has it."""
+
 Effect = Callable[[datetime], Awaitable[Mapping[str, Any]]]
 
 

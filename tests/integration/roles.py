@@ -8,9 +8,8 @@ from typing import Any, cast
 
 from shared.postgres import Connection, Pool
 
-INGEST, AGGREGATOR, BILLING, API, TENANT, READONLY = (
-    "tallystick_ingest", "tallystick_aggregator", "tallystick_billing", "tallystick_api", "tallystick_tenant", "tallystick_readonly",
-)  # fmt: skip
+INGEST, AGGREGATOR, BILLING = "tallystick_ingest", "tallystick_aggregator", "tallystick_billing"
+API, OPERATOR, TENANT, READONLY = "tallystick_api", "tallystick_operator", "tallystick_tenant", "tallystick_readonly"
 
 
 class _Acquired:

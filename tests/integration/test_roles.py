@@ -22,7 +22,7 @@ from shared.ids import uuid7
 from shared.postgres import Connection, Pool, connect, create_pool, role_to_take
 from shared.sql import Queries
 from shared.worker import PipelineSettings, role_of
-from tests.integration.roles import AGGREGATOR, BILLING, INGEST, READONLY, with_role
+from tests.integration.roles import AGGREGATOR, BILLING, INGEST, OPERATOR, READONLY, with_role
 from tests.integration.schema_facts import NOON, log_usage, make_invoice, make_subscription, make_user, refused
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,35 @@ OPERATORS = (
     "services.billing.subscriptions.desk",
 )
 """What an administrator runs from the command line, with the rights of the owner."""
+OPERATED = (
+    "services.ingest",
+    "services.ingest.quarantine",
+    "services.ingest.holding",
+    "services.billing.credits.desk",
+    "services.billing.plans.desk",
+    "services.billing.rating.desk",
+    "services.billing.subscriptions",
+    "services.billing.subscriptions.desk",
+)
+"""What of it is done over HTTP as well, with the rights of the API's operator; a replay goes through ingest."""
+NOT_OPERATED = {
+    *(
+        f"services.billing.credits.desk.{name}"
+        for name in (
+            "account",
+            "history",
+            "grants",
+            "rates",
+            "set_rate",
+            "tiers",
+            "change_tier",
+            "set_tier",
+            "set_topup",
+            "set_alert",
+        )
+    ),
+    *(f"services.billing.plans.desk.{name}" for name in ("charge_line", "claimed_usage")),
+}
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
 """What the demo does as one."""
 OF_THE_WORKER = {"services.ingest.partitions": ("ensure",)}
@@ -123,6 +152,22 @@ async def test_a_role_may_do_all_that_its_queries_do(connection: Connection, rol
         tried += 1
     assert tried > 10
     assert not problems, "insert the right into role_rights in a migration:\n" + "\n".join(problems)
+
+
+async def test_the_operator_of_the_api_may_do_what_operators_do(connection: Connection) -> None:
+    """As administrators do from the command line with the rights of the owner; but for the terms of credits, which are not set over HTTP."""
+    await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    problems, tried = [], 0
+    for package in OPERATED:
+        for name, sql in Queries.load(package).items():
+            async with acting_as(connection, OPERATOR):
+                try:
+                    await plan(connection, sql)
+                except asyncpg.InsufficientPrivilegeError as error:
+                    problems.append((f"{package}.{name}", str(error)))
+            tried += 1
+    assert tried > 50
+    assert {name for name, _ in problems} == NOT_OPERATED, problems
 
 
 async def test_the_check_before_sees_a_right_that_is_missing(connection: Connection) -> None:

@@ -1,4 +1,4 @@
--- Held events, the operator's side. These run with the rights of an operator's login, not of ingest's role.
+-- Held events, the operator's side. These run with the rights of an operator, not of ingest's role.
 
 -- name: act_as
 -- Who acts, for audit_logs.
@@ -32,7 +32,7 @@ WITH chosen AS (
 ), expired AS (
     UPDATE held_events h SET expired_at = now(), expired_by = $2, expired_why = $3 FROM chosen c WHERE h.id = c.id
 )
-INSERT INTO audit_logs (actor, action, resource_type, resource_id, before, after)
-SELECT $2, 'held.expired', 'held_event', id::text,
+INSERT INTO audit_logs (action, resource_type, resource_id, before, after)
+SELECT 'held.expired', 'held_event', id::text,
        jsonb_build_object('reason', reason, 'held_at', held_at, 'expired', false), jsonb_build_object('expired', true, 'why', $3)
 FROM chosen;

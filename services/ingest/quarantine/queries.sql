@@ -1,7 +1,7 @@
--- Quarantine, the operator's side, in the order of its commands. These run with the rights of an operator's login, not of ingest's role.
+-- Quarantine, the operator's side, in the order of its commands. These run with the rights of an operator, not of ingest's role.
 
 -- name: act_as
--- Who acts, for audit_logs.
+-- Who acts in this transaction, for audit_logs.
 SELECT set_config('tallystick.actor', $1, true);
 
 -- name: open_by_reason
@@ -47,8 +47,8 @@ WITH resolved AS (
     WHERE id = ANY($1::uuid[]) AND resolution IS NULL
     RETURNING id, reason, detail
 )
-INSERT INTO audit_logs (actor, action, resource_type, resource_id, before, after)
-SELECT $3, 'quarantine.replayed', 'quarantined_event', id::text,
+INSERT INTO audit_logs (action, resource_type, resource_id, before, after)
+SELECT 'quarantine.replayed', 'quarantined_event', id::text,
        jsonb_build_object('reason', reason, 'detail', detail, 'resolution', NULL),
        jsonb_build_object('resolution', 'replayed', 'batch_id', $2, 'why', $4)
 FROM resolved;
@@ -62,8 +62,8 @@ WITH tried AS (
 ), kept AS (
     UPDATE quarantined_events q SET reason = t.reason, detail = t.detail, tried_at = now() FROM tried t WHERE q.id = t.id
 )
-INSERT INTO audit_logs (actor, action, resource_type, resource_id, before, after)
-SELECT $4, 'quarantine.refused_again', 'quarantined_event', id::text,
+INSERT INTO audit_logs (action, resource_type, resource_id, before, after)
+SELECT 'quarantine.refused_again', 'quarantined_event', id::text,
        jsonb_build_object('reason', old_reason, 'detail', old_detail), jsonb_build_object('reason', reason, 'detail', detail)
 FROM tried WHERE (old_reason, old_detail) <> (reason, detail);
 
@@ -77,8 +77,8 @@ WITH chosen AS (
     UPDATE quarantined_events q SET resolution = 'discarded', resolved_at = now(), resolved_by = $3, resolved_why = $4
     FROM chosen c WHERE q.id = c.id
 )
-INSERT INTO audit_logs (actor, action, resource_type, resource_id, before, after)
-SELECT $3, 'quarantine.discarded', 'quarantined_event', id::text,
+INSERT INTO audit_logs (action, resource_type, resource_id, before, after)
+SELECT 'quarantine.discarded', 'quarantined_event', id::text,
        jsonb_build_object('reason', reason, 'detail', detail, 'resolution', NULL),
        jsonb_build_object('resolution', 'discarded', 'why', $4)
 FROM chosen;

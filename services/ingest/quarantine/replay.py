@@ -87,7 +87,7 @@ class Replay:
         for tries in range(1, TRIES + 1):
             try:
                 async with transaction(self.pool) as connection:
-                    rows = await store.take(connection, choice, after, REPLAY_AT_ONCE)
+                    rows = await store.take(connection, choice, after, REPLAY_AT_ONCE, actor=self.actor)
                     done = [await self._partition(connection, place, group) for place, group in _by_place(rows)]
             except _AGAIN:
                 if tries == TRIES:
@@ -118,7 +118,7 @@ class Replay:
             await hold(connection, origin, batch_id, held)
             await record_batch(connection, batch_id, "replay", origin, counts, message_count=len(announced))
             await store.resolve(connection, result.resolved, batch_id, actor=self.actor, why=self.why)
-        await store.refuse_again(connection, result.refused, actor=self.actor)
+        await store.refuse_again(connection, result.refused)
         replayed = Replayed(taken.inserted, taken.duplicates, len(held))
         replayed.add_refused(result.refused)
         return replayed, announced

@@ -97,8 +97,9 @@ async def discard(connection: Connection, choice: Choice, *, actor: str, why: st
     return _affected(await connection.execute(_SQL["discard"], *_choice(choice), actor, why))
 
 
-async def take(connection: Connection, choice: Choice, after: UUID, limit: int) -> list[Any]:
-    """Lock the next open records of a choice, in the order of their ids."""
+async def take(connection: Connection, choice: Choice, after: UUID, limit: int, *, actor: str) -> list[Any]:
+    """Lock the next open records of a choice, in the order of their ids, for `actor` to decide about in this transaction."""
+    await connection.execute(_SQL["act_as"], actor)
     return await connection.fetch(_SQL["take"], after, *_choice(choice), limit)  # type: ignore[no-any-return]
 
 
@@ -107,12 +108,12 @@ async def resolve(connection: Connection, ids: Sequence[UUID], batch_id: UUID, *
     await connection.execute(_SQL["resolve_replayed"], ids, batch_id, actor, why)
 
 
-async def refuse_again(connection: Connection, refused: Sequence[tuple[UUID, Rejected]], *, actor: str) -> None:
+async def refuse_again(connection: Connection, refused: Sequence[tuple[UUID, Rejected]]) -> None:
     """Keep records open, with the reason that holds now."""
     if refused:
         ids, rejected = [id_ for id_, _ in refused], [r for _, r in refused]
         columns = ids, [r.reason for r in rejected], [r.detail for r in rejected]
-        await connection.execute(_SQL["refuse_again"], *columns, actor)
+        await connection.execute(_SQL["refuse_again"], *columns)
 
 
 def _choice(choice: Choice) -> tuple[str | None, Sequence[UUID] | None]:
