@@ -11,6 +11,14 @@ class ConfigurationError(TallystickError):
     """A setting, flag or file is missing or wrong."""
 
 
+class NotFound(TallystickError):
+    """What somebody named does not exist."""
+
+
+class KeyReused(TallystickError):
+    """An idempotency key was used for something else before: take a new one, or repeat the same."""
+
+
 class ServiceUnavailable(TallystickError):
     """Kafka or Postgres does not answer at the address that is configured."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
 from typing import Any, Final
 
 import asyncpg
@@ -28,18 +30,34 @@ from services.api.problems import (
     Kind,
     Problem,
 )
-from shared.errors import ServiceUnavailable, TallystickError
+from services.billing.credits.grants import GrantRefused
+from services.billing.payments.provider import NotConfigured, ProviderUnavailable, WebhookRefused
+from services.billing.payments.state import AmountRefused
+from services.billing.plans.meters import TermsRefused
+from services.billing.rating.price_file import PriceRefused
+from shared.errors import KeyReused, NotFound, ServiceUnavailable, TallystickError
 
 log = structlog.get_logger("api")
 
 RETRY_SECONDS: Final = 5
 """What Retry-After says where nothing better is known."""
 
-PROBLEM_OF: Final[dict[type[Exception], Kind]] = {ServiceUnavailable: UNAVAILABLE}
+PROBLEM_OF: Final[dict[type[Exception], Kind]] = {
+    ServiceUnavailable: UNAVAILABLE,
+    ProviderUnavailable: UNAVAILABLE,
+    WebhookRefused: MALFORMED,
+    NotFound: NOT_FOUND,
+    KeyReused: KEY_REUSED,
+    NotConfigured: CONFLICT,
+    AmountRefused: INVALID_REQUEST,
+    GrantRefused: INVALID_REQUEST,
+    TermsRefused: INVALID_REQUEST,
+    PriceRefused: INVALID_REQUEST,
+}
 """Which kind of problem an error of a capability is; the nearest class counts. A `TallystickError` that is not here is a CONFLICT."""
 
 _OF_SQLSTATE: Final = {
-    "TS001": INSUFFICIENT_CREDITS, "TS002": KEY_REUSED, "TS003": CONFLICT, "TS004": CONFLICT, "TS005": NOT_FOUND,
+    "TS001": INSUFFICIENT_CREDITS, "TS002": KEY_REUSED, "TS003": CONFLICT, "TS004": INVALID_REQUEST, "TS005": NOT_FOUND,
     "TS010": CONFLICT, "TS011": INVALID_REQUEST, "TS012": CONFLICT, "55P03": UNAVAILABLE, "57014": UNAVAILABLE,
     "25006": UNAVAILABLE,
 }  # fmt: skip
@@ -73,13 +91,34 @@ def problem_of(error: Exception) -> Problem | None:
     if isinstance(error, Problem):
         return error
     if isinstance(error, TallystickError):
-        kind = next((PROBLEM_OF[cls] for cls in type(error).__mro__ if cls in PROBLEM_OF), CONFLICT)
-        return Problem(kind, str(error))
+        by_rule = _by_rule(error.__cause__)
+        kind = next((PROBLEM_OF[cls] for cls in type(error).__mro__ if cls in PROBLEM_OF), by_rule or CONFLICT)
+        return Problem(kind, str(error), more=_missing(error.__cause__))
     if isinstance(error, _GONE):
         return Problem(UNAVAILABLE, "the database does not answer: try again")
-    if isinstance(error, asyncpg.PostgresError) and (known := _OF_SQLSTATE.get(error.sqlstate or "")):
+    if isinstance(error, asyncpg.PostgresError) and (known := _by_rule(error)):
         hint = f": {error.hint}" if getattr(error, "hint", None) else ""
-        return Problem(known, f"{str(error).splitlines()[0]}{hint}")
+        return Problem(known, f"{str(error).splitlines()[0]}{hint}", more=_missing(error))
+    return _unstorable(error)
+
+
+def _by_rule(error: BaseException | None) -> Kind | None:
+    """Return the kind of a rule of the database that was broken."""
+    return _OF_SQLSTATE.get(error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else None
+
+
+def _missing(error: BaseException | None) -> dict[str, Any]:
+    """Return the figures of a balance that does not suffice."""
+    if _by_rule(error) is not INSUFFICIENT_CREDITS or not (detail := getattr(error, "detail", None)):
+        return {}
+    figures = json.loads(detail, parse_float=Decimal, parse_int=Decimal)
+    return {name: f"{figures[name]:f}" for name in ("needed", "available", "missing", "owed") if name in figures}
+
+
+def _unstorable(error: Exception) -> Problem | None:
+    """Return the refusal of a value that no column can hold: a character that text has not, a number that is too large."""
+    if isinstance(error, asyncpg.DataError) or (getattr(error, "sqlstate", None) or "").startswith("22"):
+        return Problem(INVALID_REQUEST, f"a value cannot be stored: {str(error).splitlines()[0]}")
     return None
 
 

@@ -15,6 +15,7 @@ from services.api import answering, problems
 from services.api.auth.api_keys import ApiKeys
 from services.api.auth.tokens import NoTokens
 from services.api.boundary import Boundary
+from services.api.capabilities import Capabilities
 from services.api.database import Database
 from services.api.routes import ROUTERS
 from services.api.settings import Settings
@@ -44,6 +45,7 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
             timedelta(seconds=settings.api_key_stale_seconds),
         ),
         tokens=NoTokens(),
+        capabilities=Capabilities(settings),
     )
     app = make_app(lifespan=_running(state))
     put_state(app, state)
@@ -83,10 +85,10 @@ def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[No
 
     @asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack():
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(state.capabilities.close)
             yield
 
-    _ = state
     return running
 
 

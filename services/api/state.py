@@ -13,6 +13,7 @@ from shared.clock import Clock
 if TYPE_CHECKING:
     from services.api.auth.api_keys import ApiKeys
     from services.api.auth.tokens import Tokens
+    from services.api.capabilities import Capabilities
     from services.api.database import Database
 
 
@@ -25,6 +26,7 @@ class State:
     database: Database
     api_keys: ApiKeys
     tokens: Tokens
+    capabilities: Capabilities
 
 
 def put_state(app: FastAPI, state: State) -> None:

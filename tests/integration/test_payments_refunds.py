@@ -15,6 +15,7 @@ from services.billing.payments.recording import record_payment
 from services.billing.payments.refunds import RefundRefused, refund_payment, resolve_refunds
 from services.billing.payments.reports import apply_payment_report
 from services.billing.payments.state import AmountRefused
+from shared.errors import KeyReused
 from shared.ids import uuid7
 from shared.postgres import Pool, transaction
 from tests.integration.payment_facts import DUE, StripeDesk, Till, event, refund_object
@@ -128,7 +129,7 @@ async def test_a_key_makes_one_refund(till: Till) -> None:
     first, again = await give(till, payment, "30", key="k"), await give(till, payment, "30", key="k")
     assert first.refund.id == again.refund.id
     assert len(till.bank.refunds) == 1
-    with pytest.raises(RefundRefused, match="the key 'k' was used for another refund"):
+    with pytest.raises(KeyReused, match="the key 'k' was used for another refund"):
         await give(till, payment, "31", key="k")
 
 

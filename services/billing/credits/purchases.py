@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
-from shared.errors import TallystickError
+from shared.errors import NotFound, TallystickError
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -15,6 +15,10 @@ SQL = Queries.load("services.billing.credits", "buying.sql")
 
 class NotForSale(TallystickError):
     """A package cannot be bought: there is none of that name, or not for this user."""
+
+
+class NoSuchPackage(NotFound, NotForSale):
+    """There is no package of that id or name."""
 
 
 class Package(NamedTuple):
@@ -49,7 +53,7 @@ async def offer(connection: Connection, user_id: UUID, package: UUID | str) -> P
     """Return the package, by id or name, that a user is about to pay for. Raises `NotForSale`: call it before a payment begins."""
     row = await connection.fetchrow(SQL["offer"], str(package), user_id)
     if row is None:
-        raise NotForSale(f"there is no package '{package}': 'tallystick credits package list' shows those on sale")
+        raise NoSuchPackage(f"there is no package '{package}': 'tallystick credits package list' shows those on sale")
     *columns, needs, has = row
     found = Package(*columns)
     if not found.is_active:

@@ -31,7 +31,7 @@ from services.billing.payments.reports import Contradiction, apply_payment_repor
 from services.billing.payments.state import checked_amount
 from services.billing.payments.store import SQL, Payment, as_row
 from shared.clock import Clock
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, KeyReused
 from shared.postgres import Connection, Pool, transaction
 
 log = structlog.get_logger("billing.payments")
@@ -59,20 +59,29 @@ class Page:
 
 
 async def start_checkout(
-    pool: Pool, providers: Providers, user_id: UUID, package: str, *, clock: Clock, key: str | None = None
+    pool: Pool,
+    providers: Providers,
+    user_id: UUID,
+    package: str,
+    *,
+    clock: Clock,
+    key: str | None = None,
+    actor: str | None = None,
 ) -> Page:
     """Let a user buy a package: stores the payment, and makes the page on which it is paid. The same key gives the same page.
 
-    Raises `credits.purchases.NotForSale`, `UnknownCustomer`, and the port's errors; the payment then stays open and is given up later.
+    Raises `credits.purchases.NotForSale`, `UnknownCustomer`, `KeyReused`, and the port's errors; the payment then stays open and is given
+    up later.
     """
     provider = providers.preferred
     customer = await customer_of(pool, provider, user_id)
     async with transaction(pool) as connection:
+        await store.act_as(connection, actor)
         await store.begin(connection, user_id)
         made = as_row(Payment, await connection.fetchrow(SQL["payment_of_key"], key)) if key else None
         chosen = await offer(connection, user_id, package)
         if made is not None and (made.user_id, made.package_id) != (user_id, chosen.id):
-            raise ConfigurationError(f"the key '{key}' was used for another payment: take a new one")
+            raise KeyReused(f"the key '{key}' was used for another payment: take a new one")
         made = made or await store.add_payment(
             connection,
             user_id=user_id,
@@ -96,6 +105,7 @@ async def start_checkout(
         )
     )
     async with transaction(pool) as connection:
+        await store.act_as(connection, actor)
         await store.begin(connection, user_id)
         report = PaymentReport("pending", page.transaction_id, None, None, made.id, page.id)
         await connection.execute(SQL["note_page"], made.id, page.id, page.url, None)
@@ -116,7 +126,7 @@ async def charge_invoice(pool: Pool, providers: Providers, invoice: str, *, key:
             await apply_leftovers(connection, invoice_id, at=clock.now())
             made = await begin_charge(connection, providers, invoice_id, key=key, at=clock.now())
         elif made.invoice_id != invoice_id:
-            raise ConfigurationError(f"the key '{key}' was used for another payment: take a new one")
+            raise KeyReused(f"the key '{key}' was used for another payment: take a new one")
     return await ask_charge(pool, providers, made, clock=clock)
 
 

@@ -11,12 +11,12 @@ from services.billing.payments import store
 from services.billing.payments.invoice_state import id_or_none
 from services.billing.payments.provider import MethodReport, PaymentProvider, Person, ProviderName
 from services.billing.payments.store import SQL, as_row
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, NotFound
 from shared.ids import uuid7
 from shared.postgres import Connection, Pool, transaction
 
 
-class UnknownCustomer(ConfigurationError):
+class UnknownCustomer(NotFound, ConfigurationError):
     """There is no such user."""
 
 

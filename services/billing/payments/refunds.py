@@ -23,7 +23,7 @@ from services.billing.payments.refunding import TooMuch, apply_refund_report
 from services.billing.payments.state import checked_amount, refundable
 from services.billing.payments.store import SQL, Payment, Refund, as_row
 from shared.clock import Clock
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, KeyReused, NotFound
 from shared.ids import uuid7
 from shared.postgres import Connection, Pool, transaction
 
@@ -32,6 +32,10 @@ log = structlog.get_logger("billing.payments")
 
 class RefundRefused(ConfigurationError):
     """A refund cannot be made: says why. Nothing was changed, and nobody was asked."""
+
+
+class NoSuchPayment(NotFound, RefundRefused):
+    """There is no such payment to give back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ async def refund_payment(
 ) -> Refunded:
     """Give back `amount` of a payment, or all that is left of it (None), once per key.
 
-    Never more than came: the customer is locked while it is compared. Raises `RefundRefused`, `AmountRefused` (too many digits),
+    Never more than came: the customer is locked while it is compared. Raises `RefundRefused`, `KeyReused`, `AmountRefused` (too many digits),
     `NotConfigured` and `ProviderRefused`; when the provider does not answer the refund stays pending and is asked for again.
     """
     async with transaction(pool) as connection:
@@ -81,13 +85,13 @@ async def _begin(
     try:
         known = await store.payment(connection, payment_id)
     except LookupError as error:
-        raise RefundRefused(f"{error}: 'tallystick payments list' shows them") from None
-    await act_as(connection, actor)
+        raise NoSuchPayment(f"{error}: 'tallystick payments list' shows them") from None
+    await store.act_as(connection, actor)
     await store.begin(connection, known.user_id)
     known = await store.payment(connection, payment_id)
     if key and (earlier := as_row(Refund, await connection.fetchrow(SQL["refund_of_key"], key))):
         if earlier.payment_id != payment_id or amount not in (None, earlier.amount):
-            raise RefundRefused(f"the key '{key}' was used for another refund: take a new one")
+            raise KeyReused(f"the key '{key}' was used for another refund: take a new one")
         return earlier, known
     wanted = await _checked(connection, known, amount)
     row = await connection.fetchrow(
@@ -148,7 +152,7 @@ async def ask_refund(
             name, request.transaction_id, refund.amount, refund.currency, "failed", refund.id, str(error)
         )
     async with transaction(pool) as connection:
-        await act_as(connection, actor)
+        await store.act_as(connection, actor)
         await store.begin(connection, paid.user_id)
         await apply_refund_report(connection, await store.payment(connection, paid.id), report, at=clock.now())
     if refused is not None:
@@ -180,9 +184,3 @@ async def _as_it_stands(connection: Connection, refund_id: UUID) -> Refunded:
     refunds = await connection.fetch(SQL["refunds_of"], refund.payment_id)
     paid = await store.payment(connection, refund.payment_id)
     return Refunded(refund, paid, refundable(paid.amount, [(r["amount"], r["status"]) for r in refunds]))
-
-
-async def act_as(connection: Connection, actor: str | None) -> None:
-    """Let the audit trail name a person, in this transaction."""
-    if actor:
-        await connection.execute(SQL["act_as"], actor)

@@ -15,7 +15,6 @@ from services.billing.payments.invoice_state import allocate, find_invoice
 from services.billing.payments.matching import Candidate, Match, NoMatch, match, possible_numbers
 from services.billing.payments.provider import PaymentReport
 from services.billing.payments.recording import record_payment
-from services.billing.payments.refunds import act_as
 from services.billing.payments.reports import apply_payment_report
 from services.billing.payments.statement import StatementLine, read_statement
 from services.billing.payments.store import SQL, Payment
@@ -52,7 +51,7 @@ async def import_statement(connection: Connection, text: str, file_name: str, *,
     lines = read_statement(text)
     result = Imported(len(lines))
     async with connection.transaction():
-        await act_as(connection, actor)
+        await store.act_as(connection, actor)
         await connection.execute(SQL["lock_imports"])
         decided: list[tuple[UUID, UUID, StatementLine, Match | _Order]] = []
         for line in lines:
@@ -147,7 +146,7 @@ class _Line:
 async def match_line(connection: Connection, line_id: UUID, target: str, *, actor: str, now: datetime) -> Payment:
     """Say what a line is: money for an invoice (number or id), or a payment that was recorded by hand (its id). Raises `LineRefused`."""
     async with connection.transaction():
-        await act_as(connection, actor)
+        await store.act_as(connection, actor)
         row = await connection.fetchrow(SQL["lock_line"], line_id)
         if row is None:
             raise LineRefused(f"there is no line {line_id}: 'tallystick payments unmatched' lists them")

@@ -83,6 +83,12 @@ async def begin(connection: Connection, user_id: UUID) -> None:
     await connection.execute(SQL["lock_customer"], user_id)
 
 
+async def act_as(connection: Connection, actor: str | None) -> None:
+    """Let the audit trail name a person, in this transaction; before `begin`, which names the service."""
+    if actor:
+        await connection.execute(SQL["act_as"], actor)
+
+
 async def payment(connection: Connection, payment_id: UUID) -> Payment:
     """Return a payment that exists."""
     found = as_row(Payment, await connection.fetchrow(SQL["payment"], payment_id))

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from services.billing.plans.intervals import CALENDAR_ANCHOR, intervals
 from services.billing.plans.terms import PlanTerms
-from shared.errors import TallystickError
+from shared.errors import NotFound, TallystickError
 from shared.period import Period
 
 Status = Literal["pending", "trialing", "active", "paused", "suspended", "cancelled", "expired"]
@@ -36,6 +36,10 @@ _SECOND: Final = timedelta(seconds=1)
 
 class StepRefused(TallystickError):
     """A subscription cannot take a step; the message says why and what to do."""
+
+
+class NoSuchSubscription(NotFound, StepRefused):
+    """There is no subscription of that id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Times are whole seconds: what is charged follows from them (services/billing/pla
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -109,6 +110,17 @@ def roll(
         for quota in LIMITS
     )
     return replace(moved, quota_requests=requests, quota_tokens=tokens)
+
+
+def with_quotas(subscription: Subscription, quotas: Mapping[str, int | None]) -> Subscription:
+    """Give it quotas of its own, by their names; None is unlimited."""
+    if subscription.ended:
+        raise StepRefused(f"subscription {subscription.id} is {subscription.status}: it has no quotas any more")
+    return replace(
+        subscription,
+        quota_requests=quotas.get("quota_requests", subscription.quota_requests),
+        quota_tokens=quotas.get("quota_tokens", subscription.quota_tokens),
+    )
 
 
 def change_plan(subscription: Subscription, before: PlanTerms | None, terms: PlanTerms, at: datetime) -> Subscription:

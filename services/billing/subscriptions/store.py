@@ -11,7 +11,7 @@ import asyncpg
 
 from services.billing.plans.store import read_plans
 from services.billing.plans.terms import PlanTerms, Versions
-from services.billing.subscriptions.life import StepRefused, Subscription
+from services.billing.subscriptions.life import NoSuchSubscription, StepRefused, Subscription
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -29,7 +29,7 @@ async def lock(connection: Connection, subscription_id: UUID) -> Subscription:
     """Return a subscription, kept from others until the transaction ends. Raises `StepRefused` for an unknown one."""
     row = await connection.fetchrow(SQL["locked"], subscription_id)
     if row is None:
-        raise StepRefused(f"there is no subscription {subscription_id}")
+        raise NoSuchSubscription(f"there is no subscription {subscription_id}")
     facts = dict(row)
     facts["suspended_reasons"] = tuple(facts["suspended_reasons"])
     return Subscription(**facts)

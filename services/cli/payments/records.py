@@ -99,7 +99,7 @@ def record(
     from services.billing.payments.invoice_state import find_invoice  # noqa: PLC0415
     from services.billing.payments.provider import PROVIDERS  # noqa: PLC0415
     from services.billing.payments.recording import record_payment  # noqa: PLC0415
-    from services.billing.payments.refunds import act_as  # noqa: PLC0415
+    from services.billing.payments.store import act_as  # noqa: PLC0415
 
     chosen = next((name for name in PROVIDERS if name == provider), None)
     if chosen is None:

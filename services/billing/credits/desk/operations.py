@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from services.billing.amounts import amount_text
-from shared.errors import TallystickError
+from shared.errors import NotFound, TallystickError
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -24,6 +24,10 @@ GIVEN = ("bonus", "promotional", "refund", "allowance", "adjustment")
 
 class CreditsRefused(TallystickError):
     """A change of credits that cannot be; the message says why, and nothing has changed."""
+
+
+class UnknownUser(NotFound, CreditsRefused):
+    """There is no such user, or it is not clear who is meant."""
 
 
 class User(NamedTuple):
@@ -51,6 +55,17 @@ class Entry(NamedTuple):
     expires_at: datetime | None = None
 
 
+class Request(NamedTuple):
+    """What a debit is for, as far as the gateway tells: kept with the ledger entry."""
+
+    request_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    power_level: str | None = None
+
+
 @asynccontextmanager
 async def refusals() -> AsyncIterator[None]:
     """Turn what the database refuses by a rule of credits into a sentence for a person."""
@@ -67,7 +82,7 @@ async def find_user(connection: Connection, text: str) -> User:
     """Return the user of an id, an e-mail address or a user name. Raises `CreditsRefused` if there is none, or two."""
     rows = await connection.fetch(SQL["user"], text)
     if len(rows) != 1:
-        raise CreditsRefused(
+        raise UnknownUser(
             f"there is {'no' if not rows else 'more than one'} user '{text}': name the id or the e-mail address"
         )
     return User(*rows[0])
@@ -77,7 +92,7 @@ async def account(connection: Connection, user: User, at: datetime) -> dict[str,
     """Return a user's account, and under `money` what is there for invoices, by currency."""
     row = await connection.fetchrow(SQL["account"], user.id, at)
     if row is None:
-        raise CreditsRefused(f"there is no user {user.id}")
+        raise UnknownUser(f"there is no user {user.id}")
     money = {m["currency"]: m["amount"] for m in await connection.fetch(SQL["money"], user.id, at)}
     return {**row, "money": money}
 
@@ -118,9 +133,28 @@ async def adjust(connection: Connection, user: User, amount: Decimal, *, why: st
     return await _post(connection, user, "credits.adjusted", Entry(amount, "admin_adjustment", why, key))
 
 
+async def debit(
+    connection: Connection, user: User, amount: Decimal, *, why: str, key: str, request: Request | None = None
+) -> Posted:
+    """Take credits for what was used outside of metered usage, never below zero. The same key again changes nothing.
+
+    Raises `CreditsRefused`; its cause is asyncpg's error TS001 where there are not enough, whose detail says how much is missing.
+    """
+    asked = request or Request()
+    async with refusals():
+        posted = Posted(*await connection.fetchrow(SQL["debit"], user.id, amount, why, key, *asked))
+    await _note_posting(connection, user, "credits.debited", Entry(-amount, "debit", why, key), posted)
+    return posted
+
+
 async def _post(connection: Connection, user: User, action: str, entry: Entry) -> Posted:
     async with refusals():
         posted = Posted(*await connection.fetchrow(SQL["add"], user.id, *entry))
+    await _note_posting(connection, user, action, entry, posted)
+    return posted
+
+
+async def _note_posting(connection: Connection, user: User, action: str, entry: Entry, posted: Posted) -> None:
     after = {
         "amount": amount_text(entry.amount),
         "kind": entry.kind,
@@ -129,7 +163,6 @@ async def _post(connection: Connection, user: User, action: str, entry: Entry) -
         "balance": amount_text(posted.balance),
     }
     await connection.execute(SQL["audit_once"], user.id, action, str(posted.transaction_id), json.dumps(after))
-    return posted
 
 
 async def note_money_grant(

@@ -1,4 +1,4 @@
--- The SQL of what operators see and do of credits. It runs with the rights of an operator's login.
+-- The SQL of what operators see and do of credits. It runs with the rights of an operator.
 
 -- name: user
 -- A user by id, e-mail address or user name ($1).
@@ -39,15 +39,23 @@ ORDER BY open DESC, priority, expires_at NULLS LAST, sequence;
 SELECT transaction_id, new_balance
 FROM add_user_credits($1, $2, $3, description => $4, idempotency_key => $5, priority => $6, expires_at => $7);
 
+-- name: debit
+-- Takes credits ($2) from a user ($1): description $3, key $4; for which request ($5), at which provider ($6), of which model ($7), with how
+-- many tokens in ($8) and out ($9), at which power level ($10).
+SELECT transaction_id, new_balance
+FROM debit_user_credits($1, $2, 'debit', description => $3, idempotency_key => $4, request_id => $5, provider => $6, model => $7,
+                        prompt_tokens => $8, completion_tokens => $9, power_level => $10);
+
 -- name: audit
 -- Notes what an operator did to a user's ($1) credits: action $2, its record $3, what it came to $4. Who did it is the transaction's actor.
 INSERT INTO audit_logs (user_id, action, resource_type, resource_id, after) VALUES ($1, $2, 'credits', $3, $4);
 
 -- name: audit_once
--- The same for a ledger entry: a repeated command makes no second one, and is not noted again.
-INSERT INTO audit_logs (user_id, action, resource_type, resource_id, after)
-SELECT $1, $2, 'credits', $3, $4
-WHERE NOT EXISTS (SELECT FROM audit_logs WHERE resource_type = 'credits' AND resource_id = $3 AND action = $2);
+-- The same for a ledger entry, with the balance before it: a repeated command makes no second one, and is not noted again.
+INSERT INTO audit_logs (user_id, action, resource_type, resource_id, before, after)
+SELECT $1, $2, 'credits', $3, jsonb_build_object('balance', trim_scale(t.balance_before)::text), $4
+FROM credit_transactions t
+WHERE t.id = $3::text::uuid AND NOT EXISTS (SELECT FROM audit_logs WHERE resource_type = 'credits' AND resource_id = $3 AND action = $2);
 
 -- name: rates
 -- All rates of credits.

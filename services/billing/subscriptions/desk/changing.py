@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -67,6 +68,25 @@ async def _schedule(
             f"a change of that kind ({kind}) is asked for already: see 'tallystick subscription show {subscription.id}', "
             f"take it back with 'tallystick subscription withdraw {subscription.id} {kind}' first"
         ) from None
+
+
+async def set_quotas(
+    connection: Connection,
+    subscription_id: UUID,
+    quotas: Mapping[str, int | None],
+    *,
+    now: datetime,
+    actor: str,
+    why: str = "",
+) -> Subscription:
+    """Give a subscription quotas of its own: `quota_requests` and `quota_tokens`, None is unlimited. Raises `StepRefused` for one that has ended.
+
+    A plan's new version, which would else bring its limits along, leaves them as they are.
+    """
+    await store.act(connection, actor, why)
+    return await store.save(
+        connection, steps.with_quotas(await store.lock(connection, subscription_id), quotas), since=now
+    )
 
 
 async def withdraw(

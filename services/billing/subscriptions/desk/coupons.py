@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.billing.subscriptions.life import StepRefused
+from services.billing.subscriptions.life import NoSuchSubscription, StepRefused
 from shared.ids import uuid7
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -64,7 +64,7 @@ async def redeem(connection: Connection, subscription_id: UUID, code: str, *, no
         raise StepRefused(f"there is no coupon {code}")
     subscription = await connection.fetchrow(SQL["redeemer"], subscription_id, code)
     if subscription is None:
-        raise StepRefused(f"there is no subscription {subscription_id}")
+        raise NoSuchSubscription(f"there is no subscription {subscription_id}")
     if reason := _why_not(coupon, subscription, now):
         raise StepRefused(f"coupon {code} cannot be redeemed by subscription {subscription_id}: {reason}")
     await connection.execute(SQL["count_redemption"], code)

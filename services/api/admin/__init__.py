@@ -1,0 +1,1 @@
+"""What administrators do over HTTP, one module for each kind of thing; finance does what is about money."""

@@ -1,0 +1,1 @@
+"""Prepaid credits over HTTP."""
