@@ -3,6 +3,7 @@
 #   make test    all tests, against the same
 #   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
+#   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
@@ -14,7 +15,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-rules chaos lint check docs up down clean
+.PHONY: demo test test-stripe test-examples test-rules chaos lint check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -35,6 +36,9 @@ test-rules:
 	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
 	@promtool check config deploy/prometheus/prometheus.yml
 	@promtool test rules deploy/prometheus/rules_test.yml
+
+test-examples: $(VENV)/.installed-test
+	@$(VENV)/bin/python -m pytest tests/examples
 
 chaos: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick chaos $(CHAOS)

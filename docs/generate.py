@@ -29,6 +29,7 @@ from shared.asyncapi import asyncapi_document
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, variable_name
 from shared.version import installed_version
 from shared.worker import PipelineSettings
+from tallystick.litellm import settings as plug_in
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 SERVICES: Final = {"ingest": 9101, "aggregator": 9102, "billing": 9103, "api": 9104}
@@ -57,8 +58,25 @@ def settings_page() -> str:
         own = import_module(f"services.{name}.settings").Settings
         fields = [(own, field) for field in own.model_fields if field not in PipelineSettings.model_fields]
         lines += ["", f"## {_TITLES.get(name, name.capitalize())}", "", *_settings_table(fields)]
+    lines += [
+        "",
+        "## LiteLLM plug-in",
+        "",
+        _PLUG_IN,
+        "",
+        "| variable | default | allowed | meaning |",
+        "|---|---|---|---|",
+    ]
+    for variable, default, allowed, meaning in plug_in.table():
+        choices = ", ".join(f"`{choice}`" for choice in allowed.split(", ") if choice)
+        lines.append(f"| `{variable}` | {f'`{default}`' if default else 'empty'} | {choices} | {meaning} |")
     return "\n".join([*lines, "", *_OTHER_VARIABLES, ""])
 
+
+_PLUG_IN: Final = (
+    "Read in the LiteLLM proxy, when it starts. `TALLYSTICK_URL` and `TALLYSTICK_API_KEY` are also what the "
+    "[examples](../how-to/send-events.md) take."
+)
 
 _OTHER_VARIABLES: Final = (
     "## The local stack and the tests",

@@ -156,6 +156,18 @@ class Spool:
             os.close(held)
 
     @property
+    def end(self) -> tuple[int, int]:
+        """Where the next record will be, or beyond: compare it with `start` later on."""
+        with self._lock:
+            return (self._segments[-1].number, self._segments[-1].size) if self._segments else (self._next_number, 0)
+
+    @property
+    def start(self) -> tuple[int, int]:
+        """Where the first record is that is not acknowledged: what was appended before `end` is delivered when this has reached it."""
+        with self._lock:
+            return (self._segments[0].number, self._delivered) if self._segments else (self._next_number, 0)
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes on disk that are not acknowledged, frames included."""
         with self._lock:
