@@ -17,10 +17,15 @@ from services.api.auth.tokens import NoTokens
 from services.api.boundary import Boundary
 from services.api.capabilities import Capabilities
 from services.api.database import Database
+from services.api.events.intake import Intake
+from services.api.events.publishing import Publisher
+from services.api.events.replays import Replays
 from services.api.routes import ROUTERS
 from services.api.settings import Settings
 from services.api.state import State, put_state
 from shared.clock import Clock, SystemClock
+from shared.contracts import USAGE_EVENTS
+from shared.kafka_security import librdkafka_security
 from shared.postgres import Pool
 from shared.version import installed_version
 
@@ -46,6 +51,9 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
         ),
         tokens=NoTokens(),
         capabilities=Capabilities(settings),
+        rate_limits=settings.rate_limits(),
+        events=_intake(settings, pool, clock),
+        replays=Replays(timedelta(seconds=settings.api_idempotency_seconds), settings.api_idempotency_bytes),
     )
     app = make_app(lifespan=_running(state))
     put_state(app, state)
@@ -87,9 +95,22 @@ def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[No
     async def running(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(state.capabilities.close)
+            stack.push_async_callback(state.events.close)
             yield
 
     return running
+
+
+def _intake(settings: Settings, pool: Pool, clock: Clock) -> Intake:
+    publisher = Publisher(
+        settings.kafka_bootstrap_servers,
+        settings.kafka_topic_prefix + USAGE_EVENTS,
+        security=librdkafka_security(settings),
+        ack_seconds=settings.api_ack_seconds,
+        most_waiting=settings.api_events_waiting,
+        record_bytes=settings.ingest_record_bytes,
+    )
+    return Intake(pool, publisher, settings.limits(), clock)
 
 
 def _operation_id(route: APIRoute) -> str:

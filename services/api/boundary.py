@@ -62,9 +62,10 @@ class Boundary:
             if message["type"] == "http.response.start":
                 begun, status = True, message["status"]
                 own = {name.lower() for name, _ in message["headers"]}
+                of_all = (*SECURITY_HEADERS, *scope["state"].get("headers", ()))
                 message["headers"] = [
                     *message["headers"],
-                    *(header for header in SECURITY_HEADERS if header[0] not in own),
+                    *(header for header in of_all if header[0] not in own),
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)

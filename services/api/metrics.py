@@ -23,3 +23,25 @@ STALE_CREDENTIALS = Counter(
     "tallystick_api_stale_credentials",
     "Requests whose API key was recognised from memory while Postgres did not answer.",
 )
+EVENTS = Counter(
+    "tallystick_api_events",
+    "Usage events that came by HTTP and were answered, by status: accepted, duplicate, rejected.",
+    ["status"],
+)
+REFUSED_EVENTS = Counter(
+    "tallystick_api_refused_events", "Usage events that came by HTTP and were rejected, by reason.", ["reason"]
+)
+SPANS = Counter(
+    "tallystick_api_spans", "Spans that came to /v1/traces, by what they are: usage, other (and so ignored).", ["kind"]
+)
+EVENTS_WAITING = Gauge("tallystick_api_events_waiting", "Usage events that wait for the broker to acknowledge them.")
+ACK_SECONDS = Histogram(
+    "tallystick_api_ack_seconds",
+    "How long the broker took to acknowledge all events of one request.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+NOT_ACKNOWLEDGED = Counter(
+    "tallystick_api_not_acknowledged",
+    "Requests with events that were answered 503, by cause: overload (too much is waiting), broker.",
+    ["cause"],
+)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from services.accounts.settings import AccountSettings
+from services.api.limits import Rate, RateLimits
+from services.ingest.settings import AcceptanceSettings
 from shared.worker import PipelineSettings
 
 
-class Settings(AccountSettings, PipelineSettings):
+class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
     """What a process of the API can be told."""
 
     api_host: str = Field(
@@ -36,3 +38,48 @@ class Settings(AccountSettings, PipelineSettings):
     api_key_stale_seconds: float = Field(
         3600.0, ge=0, description="How long a known API key is recognised while Postgres does not answer."
     )
+    api_requests_per_second: float = Field(
+        100.0, ge=0, description="Requests a second of one credential, on average, of one process; 0: no limit."
+    )
+    api_requests_burst: int = Field(200, ge=1, description="Requests of one credential at once.")
+    api_gateway_requests_per_second: float = Field(
+        2_000.0, ge=0, description="The same for credentials with the role service, which speak for many; 0: no limit."
+    )
+    api_gateway_requests_burst: int = Field(4_000, ge=1, description="Requests of such a credential at once.")
+    api_refusals_per_minute: float = Field(
+        30.0,
+        ge=0,
+        description="Credentials a minute that may be refused to one client address, and as many at once, before unknown ones are not even "
+        "looked up for it; 0: no limit. Behind a proxy, set FORWARDED_ALLOW_IPS to its address.",
+    )
+
+    api_inflated_bytes: int = Field(
+        16 * 2**20,
+        ge=1024,
+        le=2**30,
+        description="Largest body of events or spans after decompression, in bytes; reading ends there.",
+    )
+    api_events_waiting: int = Field(
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="Most usage events that may wait for Kafka at once; beyond it requests are answered 503.",
+    )
+    api_ack_seconds: float = Field(
+        10.0,
+        ge=0.1,
+        le=300,
+        description="How long Kafka may take to acknowledge the events of a request before it is answered 503.",
+    )
+    api_idempotency_seconds: float = Field(
+        3600.0, ge=0, description="How long the answer to events with an Idempotency-Key is kept, in memory."
+    )
+    api_idempotency_bytes: int = Field(32 * 2**20, ge=0, description="Most bytes of such answers; the oldest go first.")
+
+    def rate_limits(self) -> RateLimits:
+        """Return the limits of this process, with nothing taken yet."""
+        return RateLimits(
+            Rate(self.api_requests_per_second, self.api_requests_burst),
+            Rate(self.api_gateway_requests_per_second, self.api_gateway_requests_burst),
+            Rate(self.api_refusals_per_minute / 60, max(1, int(self.api_refusals_per_minute))),
+        )

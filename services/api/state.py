@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from services.api.auth.tokens import Tokens
     from services.api.capabilities import Capabilities
     from services.api.database import Database
+    from services.api.events.intake import Intake
+    from services.api.events.replays import Replays
+    from services.api.limits import RateLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class State:
     api_keys: ApiKeys
     tokens: Tokens
     capabilities: Capabilities
+    rate_limits: RateLimits
+    events: Intake
+    replays: Replays
 
 
 def put_state(app: FastAPI, state: State) -> None:

@@ -45,25 +45,35 @@ class Unknown:
 
 
 Attribution: TypeAlias = Owner | Unknown | Rejected
-_Name: TypeAlias = tuple[str | None, str | None, str | None]
+Name: TypeAlias = tuple[str | None, str | None, str | None]
 
 
-def name_of(event: UsageEvent | AmendEvent) -> _Name:
+def name_of(event: UsageEvent | AmendEvent) -> Name:
     """Return what an event says about who used it: subject, key id, key hash."""
     return event.subject, event.data.api_key_id, event.data.api_key_hash
+
+
+def malformed(name: Name) -> Rejected | None:
+    """Return what is wrong with a name that nobody can have, whatever the database knows."""
+    ids = _parse(name)
+    return ids if isinstance(ids, Rejected) else None
 
 
 class Attributor:
     """Finds owners, remembering those it found."""
 
     def __init__(self) -> None:
-        self._owners: dict[_Name, Owner] = {}
+        self._owners: dict[Name, Owner] = {}
 
     def known(self, event: UsageEvent) -> Owner | None:
         """Return the owner if it is remembered."""
         return self._owners.get((event.subject, event.data.api_key_id, event.data.api_key_hash))
 
-    async def look_up(self, connection: Connection, names: Sequence[_Name]) -> dict[_Name, Attribution]:
+    def remembered(self, name: Name) -> Owner | None:
+        """Return who has this name if it is remembered."""
+        return self._owners.get(name)
+
+    async def look_up(self, connection: Connection, names: Sequence[Name]) -> dict[Name, Attribution]:
         """Ask the database who `names` are: one query for subscriptions, one for keys, whatever their number."""
         asked = {name: _parse(name) for name in dict.fromkeys(names)}
         wanted = [ids for ids in asked.values() if isinstance(ids, _Ids)]
@@ -95,7 +105,7 @@ class _Ids:
     key_hash: str | None
 
 
-def _parse(name: _Name) -> _Ids | Rejected:
+def _parse(name: Name) -> _Ids | Rejected:
     subject, key, key_hash = name
     try:
         return _Ids(UUID(subject) if subject else None, UUID(key) if key else None, key_hash or None)

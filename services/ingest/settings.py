@@ -6,21 +6,19 @@ from datetime import timedelta
 from typing import Self
 
 from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.ingest.acceptance import Limits
 from services.ingest.refusals import RefusalLimits
+from shared.settings import PREFIX
 from shared.worker import PipelineSettings
 
 
-class Settings(PipelineSettings):
-    """What an ingest worker can be told."""
+class AcceptanceSettings(BaseSettings):
+    """What a usage event may be: the same for the workers and for the API, which refuses at once what they would quarantine."""
 
-    ingest_batch_records: int = Field(
-        10_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
-    )
-    ingest_lanes: int = Field(
-        2, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, populate_by_name=True)
+
     ingest_record_bytes: int = Field(256 * 1024, ge=1024, description="Largest record that is accepted, in bytes.")
     ingest_metadata_bytes: int = Field(4 * 1024, ge=0, description="Largest metadata of one event, in bytes of JSON.")
     ingest_metadata_keys: int = Field(32, ge=0, description="Most keys in the metadata of one event.")
@@ -32,6 +30,28 @@ class Settings(PipelineSettings):
     )
     ingest_late_days: int = Field(
         35, ge=1, le=36_500, description="How old an event may be when it arrives; older ones are quarantined."
+    )
+
+    def limits(self) -> Limits:
+        """Return the limits for acceptance."""
+        return Limits(
+            record_bytes=self.ingest_record_bytes,
+            metadata_bytes=self.ingest_metadata_bytes,
+            metadata_keys=self.ingest_metadata_keys,
+            metadata_depth=self.ingest_metadata_depth,
+            ahead=timedelta(seconds=self.ingest_ahead_seconds),
+            late=timedelta(days=self.ingest_late_days),
+        )
+
+
+class Settings(AcceptanceSettings, PipelineSettings):
+    """What an ingest worker can be told."""
+
+    ingest_batch_records: int = Field(
+        10_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
+    )
+    ingest_lanes: int = Field(
+        2, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
     )
     ingest_partitions_ahead: int = Field(
         3, ge=0, le=120, description="How many months after the current one have their partition of usage_logs ready."
@@ -80,15 +100,4 @@ class Settings(PipelineSettings):
             percent=self.ingest_quarantine_percent,
             window=self.ingest_quarantine_window,
             in_a_row=self.ingest_quarantine_in_a_row,
-        )
-
-    def limits(self) -> Limits:
-        """Return the limits for acceptance."""
-        return Limits(
-            record_bytes=self.ingest_record_bytes,
-            metadata_bytes=self.ingest_metadata_bytes,
-            metadata_keys=self.ingest_metadata_keys,
-            metadata_depth=self.ingest_metadata_depth,
-            ahead=timedelta(seconds=self.ingest_ahead_seconds),
-            late=timedelta(days=self.ingest_late_days),
         )

@@ -56,6 +56,11 @@ class ApiKeys:
             self._seen.popitem(last=False)
         return found
 
+    def remembers(self, key: str) -> bool:
+        """Tell whether a key was recognised before and is still in memory."""
+        known = self._seen.get(hashlib.sha256(key.encode()).digest())
+        return known is not None and known[1] is not None
+
     async def _look_up(self, key: str, now: datetime) -> Principal | None:
         found = None
         for row in await self.pool.fetch(_SQL["keys_by_prefix"], prefix_of(key), now, timeout=3):

@@ -23,15 +23,19 @@ async def asking(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     key: Annotated[str | None, Security(_header)],
 ) -> Principal:
-    """Return who asks. Raises `Problem` (401)."""
+    """Return who asks. Raises `Problem` (401; 429 for who asks too often)."""
     credential = bearer.credentials.strip() if bearer else key
     if not credential:
         metrics.REFUSED_CREDENTIALS.labels("none").inc()
         raise Problem(UNAUTHENTICATED, "send 'Authorization: Bearer KEY' with an API key or an access token")
     state = state_of(request)
     is_key = looks_like_key(credential)
+    address, now = request.client.host if request.client else "", state.clock.now().timestamp()
+    if is_key and not state.api_keys.remembers(credential):  # who is known is not locked out by others at its address
+        state.rate_limits.check_address(address, now)
     principal = await (state.api_keys.recognise(credential) if is_key else state.tokens.recognise(credential))
     if principal is None:
+        state.rate_limits.refused(address, now)
         metrics.REFUSED_CREDENTIALS.labels("api_key" if is_key else "token").inc()
         said = (
             "this API key is not known, or not valid any more"
@@ -42,6 +46,8 @@ async def asking(
             UNAUTHENTICATED, said, headers={"WWW-Authenticate": 'Bearer realm="tallystick", error="invalid_token"'}
         )
     request.scope["state"]["who"] = str(principal.key_id or principal.user_id)
+    limits = state.rate_limits.admit(principal, now)
+    request.scope["state"]["headers"] = [(name.lower().encode(), value.encode()) for name, value in limits.items()]
     return principal
 
 

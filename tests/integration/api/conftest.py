@@ -17,6 +17,10 @@ from shared.postgres import Pool, create_pool
 from tests.integration.api.facts import Facts
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+WITHOUT_RATE_LIMITS = dict.fromkeys(
+    ("api_requests_per_second", "api_gateway_requests_per_second", "api_refusals_per_minute"), 0
+)
+"""A clock that stands still never lets anybody ask again."""
 
 
 @pytest_asyncio.fixture
@@ -28,7 +32,12 @@ async def facts(database_pool: Pool) -> Facts:
 @pytest_asyncio.fixture
 async def app(database: str) -> AsyncIterator[FastAPI]:
     """The application as it runs, at a time that stands still."""
-    settings: Any = {"database_url": database, "kafka_bootstrap_servers": "127.0.0.1:1", "api_key_cache_seconds": 0}
+    settings: Any = {
+        "database_url": database,
+        "kafka_bootstrap_servers": "127.0.0.1:1",
+        "api_key_cache_seconds": 0,
+        **WITHOUT_RATE_LIMITS,
+    }
     pool = await create_pool(database, application_name="tests", role="tallystick_api")
     application = build(Settings(**settings), pool, FixedClock(NOW))
     async with application.router.lifespan_context(application):
