@@ -2,6 +2,7 @@
 #   make demo    see it work, with a real Kafka and a real Postgres that it brings along
 #   make test    all tests, against the same
 #   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
+#   make test-k8s  the manifests of Kubernetes (needs Go)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
@@ -15,7 +16,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-examples test-rules chaos lint check docs up down clean
+.PHONY: demo test test-stripe test-examples test-k8s test-rules chaos lint check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -30,6 +31,14 @@ test-stripe: $(VENV)/.installed-test $(VENV)/bin/stripe-mock
 $(VENV)/bin/stripe-mock: | $(VENV)/bin/python
 	@echo "installing stripe-mock with Go (once)"
 	@GOBIN=$(abspath $(VENV))/bin go install github.com/stripe/stripe-mock@v0.203.0
+
+# The manifests of Kubernetes: needs Go to install kustomize.
+test-k8s: $(VENV)/.installed-test $(VENV)/bin/kustomize
+	@KUSTOMIZE=$(abspath $(VENV))/bin/kustomize $(VENV)/bin/python -m pytest tests/k8s
+
+$(VENV)/bin/kustomize: | $(VENV)/bin/python
+	@echo "installing kustomize with Go (once)"
+	@GOBIN=$(abspath $(VENV))/bin go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.2
 
 # Needs promtool, which Debian's package prometheus has.
 test-rules:

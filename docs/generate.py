@@ -31,7 +31,8 @@ from shared.version import installed_version
 from shared.worker import PipelineSettings
 from tallystick.litellm import settings as plug_in
 
-REFERENCE: Final = Path(__file__).parent / "reference"
+ROOT: Final = Path(__file__).parents[1]
+REFERENCE: Final = ROOT / "docs" / "reference"
 SERVICES: Final = {"ingest": 9101, "aggregator": 9102, "billing": 9103, "api": 9104}
 """The services, with the port that each listens on unless it is told another."""
 _TITLES: Final = {"api": "API"}
@@ -272,6 +273,17 @@ def problems_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def prometheus_rule() -> str:
+    """Return the Prometheus operator's PrometheusRule with the alert rules."""
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text(encoding="utf-8")
+    groups = rules[rules.index("groups:") :]
+    head = (
+        "# Written by `make docs` from deploy/prometheus/rules.yml: change it there.\n"
+        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: tallystick\nspec:\n"
+    )
+    return head + "".join(f"  {line}" if line.strip() else line for line in groups.splitlines(keepends=True))
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "settings.md": settings_page,
     "metrics.md": metrics_page,
@@ -281,6 +293,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "asyncapi.json": asyncapi_page,
     "http.md": http_page,
     "problems.md": problems_page,
+    "../../deploy/k8s/components/monitoring/prometheusrule.yaml": prometheus_rule,
 }
 
 
