@@ -41,6 +41,13 @@ class Database:
             await connection.execute(_SQL["read_as"], role, str(principal.user_id))
             yield connection
 
+    async def go_on_as(self, connection: Connection, role: Role) -> None:
+        """Read the rest of a snapshot with the rights of a service's role: what a capability reads beside what a tenant may.
+
+        Only after `principal` was seen to own what it asks about, in the same transaction.
+        """
+        await connection.execute(_SQL["go_on_as"], role)
+
     @asynccontextmanager
     async def writing(
         self, principal: Principal, *, role: Role = "tallystick_api", why: str = ""

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     PlainSerializer,
+    StringConstraints,
     WithJsonSchema,
 )
 
@@ -42,8 +43,18 @@ Amount = Annotated[
 ]
 """Money or credits: a decimal string, exact."""
 
-Instant = Annotated[AwareDatetime, AfterValidator(utc), WithJsonSchema({"type": "string", "format": "date-time"})]
+
+def _in_utc(value: datetime) -> datetime:
+    if not 1970 <= value.year < 2200:
+        raise ValueError("a time is between the years 1970 and 2200")
+    return utc(value)
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc), WithJsonSchema({"type": "string", "format": "date-time"})]
 """A time with a zone; a time without one is refused."""
+
+Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+"""A name or a short text. Postgres has no character NUL."""
 
 
 class Body(BaseModel):

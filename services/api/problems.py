@@ -140,3 +140,8 @@ class Problem(Exception):
         super().__init__(detail)
         self.kind, self.detail, self.headers = kind, detail, dict(headers or {})
         self.errors, self.more = list(errors), dict(more or {})
+
+
+def invalid(field: str, message: str) -> Problem:
+    """Return the refusal of one parameter, named as refusals of the framework name it: `query.from`."""
+    return Problem(INVALID_REQUEST, f"{field}: {message}", errors=[{"field": field, "message": message}])

@@ -1,8 +1,13 @@
 -- The SQL of the API itself; its capabilities have their own.
 
 -- name: read_as
--- The rest of this transaction has the rights of role $1, and row-level security shows it what user $2 owns.
-SELECT set_config('role', $1, true), set_config('app.current_user_id', $2, true);
+-- The rest of this transaction has the rights of role $1, and row-level security shows it what user $2 owns. Plans are made for the
+-- parameters at hand: most of them are filters that are given or not.
+SELECT set_config('role', $1, true), set_config('app.current_user_id', $2, true), set_config('plan_cache_mode', 'force_custom_plan', true);
+
+-- name: go_on_as
+-- The rest of this transaction has the rights of role $1.
+SELECT set_config('role', $1, true);
 
 -- name: write_as
 -- The rest of this transaction has the rights of role $1; the audit trail names who acts ($2), why ($3), and as which user ($4).

@@ -7,10 +7,27 @@ from typing import Final
 from fastapi import APIRouter
 
 from services.api.admin.routes import router as admin
+from services.api.alerts.routes import router as alerts
 from services.api.auth.routes import router as account
+from services.api.catalogue.routes import router as catalogue
+from services.api.credits.reading import router as credits_reading
 from services.api.credits.writing import router as credits_writing
 from services.api.events.routes import router as events
+from services.api.subscriptions.routes import router as subscriptions
 from services.api.traces.routes import router as traces
+from services.api.usage.routes import router as usage
 from services.api.webhooks import router as webhooks
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (account, events, traces, credits_writing, webhooks, admin)
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    account,
+    events,
+    traces,
+    usage,
+    subscriptions,
+    credits_reading,
+    credits_writing,
+    alerts,
+    catalogue,
+    webhooks,
+    admin,
+)

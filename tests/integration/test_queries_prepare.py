@@ -19,6 +19,10 @@ TABLES: Final = {
     "shared/outbox.sql": {"table": [f"{service}_outbox" for service in SERVICES]},
     "shared/positions.sql": {"table": [f"{service}_positions" for service in SERVICES]},
     "shared/recorded.sql": {"table": ["aggregator_positions", "billing_positions"]},
+    "services/api/usage/queries.sql": {
+        "usage_logs": ["usage_logs", "tenant_usage_logs"],
+        "rated_usage": ["rated_usage", "tenant_rated_usage"],
+    },
     "services/cli/chaos/lock.sql": {"table": [f"{service}_positions" for service in SERVICES]},
     "services/ingest/partitions/partition.sql": {"partition": ["usage_logs_2026_11"]},
 }

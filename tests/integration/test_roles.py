@@ -22,7 +22,7 @@ from shared.ids import uuid7
 from shared.postgres import Connection, Pool, connect, create_pool, role_to_take
 from shared.sql import Queries
 from shared.worker import PipelineSettings, role_of
-from tests.integration.roles import AGGREGATOR, BILLING, INGEST, OPERATOR, READONLY, with_role
+from tests.integration.roles import AGGREGATOR, BILLING, INGEST, OPERATOR, READONLY, TENANT, with_role
 from tests.integration.schema_facts import NOON, log_usage, make_invoice, make_subscription, make_user, refused
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,14 @@ NOT_OPERATED = {
     ),
     *(f"services.billing.plans.desk.{name}" for name in ("charge_line", "claimed_usage")),
 }
+READ = (
+    ("usage", "queries.sql"),
+    ("subscriptions", "queries.sql"),
+    ("credits", "reading.sql"),
+    ("alerts", "queries.sql"),
+    ("catalogue", "queries.sql"),
+)
+"""What the API reads as a tenant, or as the reading role."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
 """What the demo does as one."""
 OF_THE_WORKER = {"services.ingest.partitions": ("ensure",)}
@@ -85,6 +93,9 @@ def queries_of(role: str) -> Iterator[tuple[str, str]]:
     if role == READONLY:
         packages = ["services.billing.reconciliation", "services.billing.provenance", "services.cli.demo"]
         sets = [(package, Queries.load(package)) for package in packages]
+        sets += read_over_http("")
+    elif role == TENANT:
+        sets = read_over_http("tenant_")
     else:
         files = sorted((ROOT / "services" / service).rglob("*.sql"))
         packages = [".".join(file.parent.relative_to(ROOT).parts) for file in files]
@@ -98,6 +109,15 @@ def queries_of(role: str) -> Iterator[tuple[str, str]]:
             ours = name in OF_THE_WORKER.get(package, (name,)) and name not in ADMINISTRATION
             if ours and _PLANNED.search(sql) and not _TEMPLATE.search(sql):
                 yield f"{package}.{name}", sql
+
+
+def read_over_http(prefix: str) -> list[tuple[str, Queries]]:
+    """What the API reads for tenants and for who reads all; `prefix` is of the views that tenants read."""
+    tables = {table: prefix + table for table in ("usage_logs", "rated_usage")}
+    return [
+        (f"services.api.{package} {file}", Queries.load(f"services.api.{package}", file, **tables))
+        for package, file in READ
+    ]
 
 
 def packages_of_worker(service: str) -> set[str]:
@@ -139,7 +159,7 @@ async def plan(connection: Connection, sql: str) -> None:
 # What a role may do
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", (*ROLES, TENANT))
 async def test_a_role_may_do_all_that_its_queries_do(connection: Connection, role: str) -> None:
     problems, tried = [], 0
     await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
@@ -305,6 +325,9 @@ FORBIDDEN = [
     (BILLING, "SELECT record_value FROM quarantined_events"),
     (BILLING, "INSERT INTO model_prices (model_id) VALUES ('x')"),
     (BILLING, "SELECT FROM api_keys"),
+    (TENANT, "SELECT cost_input_price_per_1k FROM model_prices"),
+    (TENANT, "SELECT FROM usage_logs"),
+    (TENANT, "SELECT FROM credit_grant_postings"),
     (READONLY, "SELECT key_hash FROM api_keys"),
     (READONLY, "SELECT record_value FROM quarantined_events"),
     (READONLY, "INSERT INTO job_runs (job) VALUES ('x')"),

@@ -175,7 +175,7 @@ class Coupon(Body):
 
 
 @router.get("")
-async def list_subscriptions(
+async def list_all_subscriptions(
     request: Request,
     principal: Administrator,
     paging: Page,

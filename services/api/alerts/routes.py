@@ -1,0 +1,62 @@
+"""Routes of alerts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from services.api.auth.asking import Asking
+from services.api.fields import Amount, Answer, Instant
+from services.api.paging import Listing, Page, page
+from services.api.scope import Whose
+from services.api.state import state_of
+from shared.sql import Queries
+
+router = APIRouter(prefix="/api/v1", tags=["alerts"])
+
+_SQL: Final = Queries.load("services.api.alerts")
+
+AlertType = Literal[
+    "usage_threshold", "payment_failed", "invoice_overdue", "subscription_expiring", "low_balance", "credits_exhausted", "unrated_usage",
+    "webhook_disabled",
+]  # fmt: skip
+
+
+class Alert(Answer):
+    """What somebody was told about usage and money, once for each cause."""
+
+    id: UUID
+    user_id: UUID
+    subscription_id: UUID | None
+    type: str
+    cause: str | None = Field(description="What it is about: the same is not told twice.")
+    threshold: Amount | None
+    current_value: Amount | None
+    message: str
+    is_read: bool
+    read_at: Instant | None
+    created_at: Instant
+
+
+@router.get("/alerts")
+async def list_alerts(
+    *,
+    request: Request,
+    principal: Asking,
+    user: Whose,
+    paging: Page,
+    type_: Annotated[AlertType | None, Query(alias="type", description="Only of this type.")] = None,
+    unread: Annotated[bool, Query(description="Only those that were not read yet.")] = False,
+) -> Listing[Alert]:
+    """Alerts about usage and money, the newest first."""
+    asked = {"list": "alerts", "user": user, "type": type_, "unread": unread}
+    after = paging.key(asked, datetime, UUID)
+    async with state_of(request).database.reading(principal) as connection:
+        rows = await connection.fetch(_SQL["alerts"], user, type_, unread, *after, paging.offset, paging.limit + 1)
+        total = await connection.fetchval(_SQL["count_alerts"], user, type_, unread) if paging.counted else None
+    shown, cursor = page(rows, paging, asked, lambda row: (row["created_at"], row["id"]))
+    return Listing(items=[Alert(**row) for row in shown], next_cursor=cursor, total=total)

@@ -1,0 +1,71 @@
+"""Reads usage for who asks: a tenant through what row-level security leaves of the tables, who reads all from the tables themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from services.api.auth.principal import Principal
+from services.api.database import Database
+from services.api.problems import CONFLICT, NOT_FOUND, Problem, invalid
+from services.api.usage.buckets import zone_named
+from shared.period import Period
+from shared.postgres import Connection
+from shared.sql import Queries
+
+TABLES: Final = ("usage_logs", "rated_usage")
+_OF_ALL: Final = Queries.load("services.api.usage", **{table: table for table in TABLES})
+_OF_TENANT: Final = Queries.load("services.api.usage", **{table: f"tenant_{table}" for table in TABLES})
+UTC_NAME: Final = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A snapshot of usage. `subscriptions` are those that are meant, None: all of them."""
+
+    connection: Connection
+    sql: Queries
+    subscriptions: Sequence[UUID] | None
+
+    async def fetch(self, query: str, *arguments: Any) -> list[Any]:
+        """Run a query whose first parameter are the subscriptions."""
+        return await self.connection.fetch(self.sql[query], self.subscriptions, *arguments)  # type: ignore[no-any-return]
+
+    async def in_the_log(self, period: Period) -> None:
+        """Make sure that a range is in the log. Raises `Problem` that names months that are archived."""
+        rows = await self.connection.fetch(self.sql["archived"], period.start, period.end)
+        if rows:
+            months = ", ".join(f"{row['month']:%Y-%m}" for row in rows)
+            raise Problem(
+                CONFLICT,
+                f"the events of {months} are archived, and this is read from events: ask for a later range, or group by model",
+            )
+
+    async def zone(self, named: str | None, user_id: UUID | None) -> ZoneInfo:
+        """Return the time zone that was named, else the user's own. Raises `Problem` for one that is none."""
+        if named is None and user_id is not None:
+            named = await self.connection.fetchval(self.sql["time_zone"], user_id)
+        zone = zone_named(named or UTC_NAME)
+        if zone is None:
+            raise invalid("query.time_zone", f"'{named}' is no time zone: give an IANA name, such as Europe/Berlin")
+        return zone
+
+
+@asynccontextmanager
+async def usage_of(
+    database: Database, principal: Principal, user_id: UUID | None, subscription_id: UUID | None = None
+) -> AsyncIterator[Usage]:
+    """Read usage of a user's subscriptions, or of one of them; `user_id` None: anybody's. Raises `Problem` for one that is not there."""
+    sql = _OF_ALL if principal.reads_all else _OF_TENANT
+    async with database.reading(principal) as connection:
+        if user_id is None and subscription_id is None:
+            yield Usage(connection, sql, None)
+            return
+        rows = await connection.fetch(sql["subscriptions"], user_id, subscription_id)
+        if subscription_id is not None and not rows:
+            raise Problem(NOT_FOUND, f"there is no subscription {subscription_id}")
+        yield Usage(connection, sql, [row["id"] for row in rows])
