@@ -6,6 +6,7 @@ Messages are decoded with msgspec, whose errors name the field and what was expe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, datetime
 from inspect import cleandoc
 from typing import Annotated, Any, Final, Literal
@@ -143,7 +144,7 @@ class UsageDelta(Struct, omit_defaults=True, gc=False):
     Sums are signed: a row that takes an event back (`reversals` of them) subtracts what the event had added, so that
     `requests` are events less those taken back. `status_class` is 2 for status codes below 400, else the hundreds digit
     (4, 5). `total = request + response` tokens. Latencies in milliseconds; `latency_count` counts the events that
-    reported one.
+    reported one. `reservations` are those that its events named, whether there are such or not.
     """
 
     subscription_id: UUID
@@ -168,6 +169,7 @@ class UsageDelta(Struct, omit_defaults=True, gc=False):
     first_event_at: datetime | None = None
     last_event_at: datetime | None = None
     reversals: int = 0
+    reservations: list[UUID] = []
 
     @property
     def rows(self) -> int:
@@ -265,6 +267,18 @@ class ReferenceChanged(Struct, frozen=True):
     id: str
     as_of: datetime
     deleted: bool | UnsetType = UNSET
+
+
+def reservations_named(messages: Iterable[UsageRecorded]) -> list[tuple[UUID, UUID]]:
+    """Return the reservations that messages' usage names, each with the subscription that used, sorted."""
+    named = {
+        (delta.subscription_id, reservation)
+        for message in messages
+        for delta in message.deltas
+        if delta.reservations
+        for reservation in delta.reservations
+    }
+    return sorted(named)
 
 
 encode = msgspec.json.Encoder(decimal_format="string").encode

@@ -12,6 +12,7 @@ from services.aggregator.jobs import (
     KeyDaysForgetting,
     ProviderVerdicts,
     QuotaResets,
+    ReservationExpiry,
     UsageSummaryRefresh,
 )
 from services.aggregator.settings import Settings
@@ -53,6 +54,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
         window=timedelta(minutes=settings.aggregator_provider_window_minutes),
         keep=timedelta(days=settings.aggregator_provider_keep_days),
     )
+    reservations = ReservationExpiry(pool, clock, keep=timedelta(hours=settings.aggregator_reservation_keep_hours))
     return Worker(
         name="aggregator",
         broker=broker,
@@ -63,6 +65,8 @@ def build(settings: Settings, pool: Pool) -> Worker:
             Periodic(
                 "quota resets", settings.aggregator_reset_seconds, QuotaResets(pool, clock, counters, statuses.wake)
             ),
+            Periodic("reservation expiry", settings.aggregator_reservation_seconds, reservations),
+            Periodic("finished reservations", FORGET_SECONDS / 60, reservations.forget),
             Periodic("alert publication", settings.aggregator_outbox_seconds, AlertPublication(pool, outbox, produce)),
             Periodic("provider health", settings.aggregator_provider_health_seconds, providers),
             Periodic("provider observations", FORGET_SECONDS, providers.forget),

@@ -15,7 +15,7 @@ from services.aggregator.aggregation import Folded, check, fold
 from services.aggregator.counters import Counters, Settled
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
-from shared.contracts import UsageRecorded
+from shared.contracts import UsageRecorded, reservations_named
 from shared.postgres import Connection
 from shared.recorded import Recorded, decode, report_orphans
 
@@ -45,6 +45,7 @@ class ApplyRecorded:
         locked = await store.lock_subscriptions(connection, folded.usage)
         await store.add_summaries(connection, folded.summaries)
         settled = await self.counters.settle(connection, locked, folded.usage, now)
+        reservations = await store.settle_reservations(connection, named := reservations_named(new), now)
         await store.add_observations(connection, batch.position.partition, folded.providers)
         keys_changed = await store.count_key_days(connection, folded.key_days, now)
         await store.touch_api_keys(connection, folded.keys_used)
@@ -58,6 +59,7 @@ class ApplyRecorded:
         async def committed() -> None:
             report_orphans(batch, messages, stored)
             metrics.count_outcomes(applied=len(new), duplicates=duplicates, orphaned=orphaned)
+            metrics.count_reservations(settled=reservations, passed_over=len(named) - reservations)
             if settled.status_changed or keys_changed:
                 self.wake_publisher()
             self.committed(new, folded, settled, len(locked))

@@ -19,6 +19,12 @@ from shared.postgres import Pool, transaction
 ROLL_SUBSCRIPTIONS = 500
 """Most quota periods that one transaction rolls: nobody waits long for one of them."""
 
+EXPIRE_SUBSCRIPTIONS = 100
+"""Most subscriptions whose due reservations one transaction expires: nobody waits long to reserve."""
+
+FORGET_RESERVATIONS = 5_000
+"""Most finished reservations that one transaction forgets."""
+
 PRUNE_BATCHES = 10_000
 """Most batches whose messages one transaction forgets: slices wait for it."""
 
@@ -117,6 +123,42 @@ class InboxPruning:
                 count, more = await store.prune_inbox(connection, self.clock.now() - self.keep, PRUNE_BATCHES)
             forgotten += count
         metrics.INBOX_PRUNED.inc(forgotten)
+        return forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationExpiry:
+    """Gives back what reservations hold whose usage has not come in time; forgets finished ones that were made longer than `keep` ago.
+
+    Who reserves does it for the own subscription, too: this is for those that nobody reserves for.
+    """
+
+    pool: Pool
+    clock: Clock
+    keep: timedelta
+
+    async def __call__(self) -> int:
+        """Expire all that are due; return how many that were."""
+        expired = 0
+        while True:
+            async with transaction(self.pool) as connection:
+                subscriptions, count = await store.expire_reservations(
+                    connection, self.clock.now(), EXPIRE_SUBSCRIPTIONS
+                )
+            expired += count
+            if subscriptions < EXPIRE_SUBSCRIPTIONS:
+                break
+        metrics.count_reservations(expired=expired)
+        metrics.RESERVATIONS_OPEN.set(await store.open_reservations(self.pool))
+        return expired
+
+    async def forget(self) -> int:
+        """Forget what is old; return how many reservations that were."""
+        forgotten, count = 0, FORGET_RESERVATIONS
+        while count == FORGET_RESERVATIONS:
+            async with transaction(self.pool) as connection:
+                count = await store.forget_reservations(connection, self.clock.now() - self.keep, FORGET_RESERVATIONS)
+            forgotten += count
         return forgotten
 
 

@@ -52,6 +52,12 @@ STATUS_FAILURES = Counter("usage_aggregator_status_failures", "Rounds of status 
 INBOX_PRUNED = Counter(
     "usage_aggregator_inbox_pruned", "Messages that the inbox forgot: their batches are below its watermark."
 )
+RESERVATIONS = Counter(
+    "usage_aggregator_reservations",
+    "Reservations, by outcome: settled by their usage; passed_over, because they were not open, not known, or another subscription's; expired.",
+    ["outcome"],
+)
+RESERVATIONS_OPEN = Gauge("usage_aggregator_reservations_open", "Reservations that hold a part of a quota.")
 PROVIDER_SUCCESS = Gauge(
     "usage_aggregator_provider_success_ratio",
     "Share of a provider's requests that succeeded, last minutes.",
@@ -60,6 +66,8 @@ PROVIDER_SUCCESS = Gauge(
 
 for _outcome in ("applied", "duplicate", "orphaned"):
     MESSAGES.labels(_outcome)
+for _outcome in ("settled", "passed_over", "expired"):
+    RESERVATIONS.labels(_outcome)
 for _reason in ("quota_requests", "quota_tokens"):
     SUSPENSIONS.labels(_reason)
 
@@ -69,6 +77,13 @@ def count_outcomes(*, applied: int, duplicates: int, orphaned: int) -> None:
     MESSAGES.labels("applied").inc(applied)
     MESSAGES.labels("duplicate").inc(duplicates)
     MESSAGES.labels("orphaned").inc(orphaned)
+
+
+def count_reservations(*, settled: int = 0, passed_over: int = 0, expired: int = 0) -> None:
+    """Count what became of reservations."""
+    RESERVATIONS.labels("settled").inc(settled)
+    RESERVATIONS.labels("passed_over").inc(passed_over)
+    RESERVATIONS.labels("expired").inc(expired)
 
 
 def count_slice(applied: Sequence[UsageRecorded], folded: Folded, now: datetime) -> None:

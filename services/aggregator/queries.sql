@@ -1,7 +1,7 @@
 -- The SQL of the aggregator, in the order of a slice's story: what is new, whom it concerns, what it adds;
 -- then publication, and the work of the timers.
 --
--- Locks are always taken in this order: position, inbox, subscriptions by id, summaries by key. Two aggregators that share
+-- Locks are always taken in this order: position, inbox, subscriptions by id, summaries by key, what reservations hold by subscription. Two aggregators that share
 -- subscriptions, during a rebalance or because two source partitions name the same one, so wait for each other and never deadlock.
 
 -- name: act_as_aggregator
@@ -65,6 +65,10 @@ FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u (id, requests, tokens)
 WHERE s.id = u.id
 RETURNING s.id, s.status::text, s.suspended_reasons, s.quota_requests, s.quota_tokens, s.used_requests, s.used_tokens,
           s.quota_period_start, s.reset_at, s.status_version, s.status_published_version;
+
+-- name: settle_reservations
+-- Gives back what reservations ($2) of subscriptions ($1) hold of quotas; returns of how many. The usage that named them is in the counters.
+SELECT settle_reserved_quota($1::uuid[], $2::uuid[], $3);
 
 -- name: roll_quota_periods
 -- Starts a new quota period for locked subscriptions: the counters become what its hours hold already; the trigger
@@ -273,6 +277,18 @@ WHERE b.batch_id = i.batch_id AND b.recorded_at < $1
 -- name: raise_watermark
 -- From now on the messages of batches before $1 are duplicates.
 UPDATE aggregator_inbox_watermark SET pruned_before = $1 WHERE pruned_before < $1;
+
+-- name: expire_reservations
+-- Gives back what is due at $1 of the reservations of at most $2 subscriptions; returns of how many, and how many reservations.
+SELECT subscriptions, expired FROM expire_reservations($1, $2);
+
+-- name: open_reservations
+-- How many reservations are open.
+SELECT coalesce(sum(open), 0)::bigint FROM reservation_holds WHERE open > 0;
+
+-- name: forget_reservations
+-- Forgets finished reservations that were made before $1, at most $2; returns how many.
+SELECT forget_reservations($1, $2);
 
 -- name: forget_key_days
 -- Deletes the days of API keys before $1.

@@ -42,6 +42,12 @@ class Settings(PipelineSettings):
     aggregator_key_keep_days: int = Field(
         90, ge=2, description="Days that the usage of API keys by day is kept: longer than late events are accepted."
     )
+    aggregator_reservation_seconds: float = Field(
+        1.0, gt=0, description="How often to look for reservations whose time is over."
+    )
+    aggregator_reservation_keep_hours: int = Field(
+        48, ge=24, description="Hours that finished reservations, and with them their idempotency keys, are kept."
+    )
     aggregator_inbox_keep_days: int = Field(
         14,
         ge=1,

@@ -73,6 +73,16 @@ async def count_usage(connection: Connection, increments: Sequence[tuple[UUID, i
     return [Subscription(*row) for row in await connection.fetch(_SQL["count_usage"], *zip(*increments, strict=True))]
 
 
+async def settle_reservations(connection: Connection, named: Sequence[tuple[UUID, UUID]], now: datetime) -> int:
+    """Give back what reservations, named by (subscription, id), hold of quotas; return of how many.
+
+    Comes in the transaction that counts their usage, and after it has locked the subscriptions.
+    """
+    if not named:
+        return 0
+    return await connection.fetchval(_SQL["settle_reservations"], *zip(*named, strict=True), now)  # type: ignore[no-any-return]
+
+
 async def roll_quota_periods(connection: Connection, rolls: Sequence[tuple[UUID, QuotaPeriod]]) -> list[Subscription]:
     """Start new quota periods of locked subscriptions, counters summed from their hours; return those as they are then."""
     if not rolls:
@@ -165,6 +175,22 @@ async def store_provider_health(connection: Connection, verdicts: Sequence[Provi
 async def forget_observations(connection: Connection, before: datetime) -> None:
     """Delete observations of earlier minutes."""
     await connection.execute(_SQL["forget_observations"], before)
+
+
+async def expire_reservations(connection: Connection, now: datetime, subscriptions: int) -> tuple[int, int]:
+    """Expire what is due of the reservations of at most so many subscriptions; return of how many, and how many."""
+    row = await connection.fetchrow(_SQL["expire_reservations"], now, subscriptions)
+    return row["subscriptions"], row["expired"]
+
+
+async def open_reservations(connection: Connection) -> int:
+    """Return how many reservations are open."""
+    return await connection.fetchval(_SQL["open_reservations"])  # type: ignore[no-any-return]
+
+
+async def forget_reservations(connection: Connection, before: datetime, limit: int) -> int:
+    """Forget finished reservations that were made before a time, at most `limit`; return how many."""
+    return await connection.fetchval(_SQL["forget_reservations"], before, limit)  # type: ignore[no-any-return]
 
 
 async def forget_key_days(connection: Connection, before: date) -> None:

@@ -12,13 +12,14 @@ from time import perf_counter
 
 from services.billing import metrics
 from services.billing.credits.settlement import Settling
+from services.billing.credits.store import use_reserved
 from services.billing.rating import store
 from services.billing.rating.prices import Prices
 from services.billing.rating.rating import RatedRow
 from services.billing.rating.usage import merge
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
-from shared.contracts import UsageRecorded
+from shared.contracts import UsageRecorded, reservations_named
 from shared.ids import uuid7
 from shared.postgres import Connection
 from shared.recorded import Recorded, decode, report_orphans
@@ -49,6 +50,7 @@ class RateRecorded:
         rated = await self.prices.rate(connection, usage, payers)
 
         await store.insert_rated(connection, run_id, rated)
+        await use_reserved(connection, run_id, reservations_named(new))
         duplicates, orphaned = len(stored) - len(new), len(messages) - len(stored)
         await RECORDED.advance(
             connection, self.cluster, batch, applied=len(new), duplicates=duplicates, orphaned=orphaned

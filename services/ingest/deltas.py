@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import msgspec
 
@@ -16,13 +18,18 @@ from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderD
 from shared.period import HOUR
 
 RATE_LIMITED = 429
+MOST_RESERVATIONS = 2_000
+"""Most reservations that one delta names (39 bytes each): a message can be split between deltas only."""
 _MINUTE = timedelta(minutes=1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[ProviderDelta]]:
-    """Return the deltas of `rows`, in the order in which their keys first appear."""
+    """Return the deltas of `rows`, in the order in which their keys first appear; behind them those that name so many
+    reservations that another of their key was begun.
+    """
     deltas: dict[tuple[object, ...], UsageDelta] = {}
+    full: list[UsageDelta] = []
     minutes: dict[tuple[str | None, datetime], list[UsageRow]] = {}
     hour = hour_end = minute = minute_end = _NEVER
     for row in rows:
@@ -54,6 +61,8 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
             delta.latency_sum_ms += latency
             delta.latency_count += 1
             delta.latency_histogram[bisect_left(LATENCY_BUCKETS_MS, latency)] += 1
+        if row.reservation_id and _name(delta, row.reservation_id):
+            full.append(deltas.pop(key))
         if at < delta.first_event_at:  # type: ignore[operator]  # set by _new_delta
             delta.first_event_at = at
         elif at > delta.last_event_at:  # type: ignore[operator]
@@ -63,7 +72,7 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
             seen = minutes[row.provider, minute] = []
         seen.append(row)
     observed = [_observe(provider, minute, seen) for (provider, minute), seen in minutes.items() if provider]
-    return list(deltas.values()), observed
+    return [*deltas.values(), *full], observed
 
 
 def aggregate_corrected(
@@ -71,17 +80,23 @@ def aggregate_corrected(
 ) -> tuple[list[UsageDelta], list[ProviderDelta]]:
     """Return the deltas of a batch: `rows` and `replaced` add, `reversed_`, the rows that were taken back, subtract.
 
-    Keys stay unique; sums may be negative, or nothing. A correction observes no provider.
+    Sums may be negative, or nothing. A correction observes no provider, and what is taken back settles no reservation.
     """
     added, observed = aggregate(rows)
     if not replaced and not reversed_:
         return added, observed
-    deltas = {_key(delta): delta for delta in added}
+    naming = [
+        delta for delta in added if delta.reservations
+    ]  # they stay as they are: adding to them might make them too large
+    deltas = {_key(delta): delta for delta in added if not delta.reservations}
     for delta in aggregate(replaced)[0]:
-        _add(deltas, delta)
+        if delta.reservations:
+            naming.append(delta)
+        else:
+            _add(deltas, delta)
     for delta in aggregate(reversed_)[0]:
         _add(deltas, _negated(delta))
-    return list(deltas.values()), observed
+    return [*deltas.values(), *naming], observed
 
 
 _KEY = (
@@ -101,7 +116,8 @@ def _negated(delta: UsageDelta) -> UsageDelta:
     """Return what takes back all that a delta added."""
     sums = {name: -getattr(delta, name) for name in _SUMS}
     histogram = [-count for count in delta.latency_histogram]
-    return msgspec.structs.replace(delta, **{**sums, "latency_histogram": histogram, "reversals": delta.requests})
+    changed = {**sums, "latency_histogram": histogram, "reversals": delta.requests, "reservations": []}
+    return msgspec.structs.replace(delta, **changed)
 
 
 def _add(deltas: dict[tuple[object, ...], UsageDelta], more: UsageDelta) -> None:
@@ -114,6 +130,13 @@ def _add(deltas: dict[tuple[object, ...], UsageDelta], more: UsageDelta) -> None
     delta.latency_histogram = [a + b for a, b in zip(delta.latency_histogram, more.latency_histogram, strict=True)]
     delta.first_event_at = min(delta.first_event_at, more.first_event_at)  # type: ignore[type-var]  # set by _new_delta
     delta.last_event_at = max(delta.last_event_at, more.last_event_at)  # type: ignore[type-var]
+
+
+def _name(delta: UsageDelta, reservation: str) -> bool:
+    """Note the reservation that an event names, if that can be the id of one; return whether the delta names as many as it may."""
+    with suppress(ValueError):
+        delta.reservations.append(UUID(reservation))
+    return len(delta.reservations) >= MOST_RESERVATIONS
 
 
 def _new_delta(row: UsageRow, hour: datetime, status_class: int) -> UsageDelta:

@@ -59,6 +59,14 @@ INSERT INTO credit_settlements (id, user_id, window_start, window_end, rated_amo
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::numeric[], $6::text[],
                      $7::numeric[], $8::numeric[], $9::numeric[], $10::numeric[], $11::uuid[]);
 
+-- name: use_reserved
+-- Ties what reservations ($3) of subscriptions ($2) hold of credits to the run ($1) that rated their usage: held until that is debited.
+SELECT use_reserved_credits($1, $2::uuid[], $3::uuid[]);
+
+-- name: release_reserved
+-- Gives back what reservations of users ($1) hold of credits, whose usage is debited now.
+SELECT release_debited_credits($1::uuid[]);
+
 -- name: raise_alerts
 -- Tells users about their balance, once for each cause.
 INSERT INTO billing_alerts (id, user_id, type, cause, threshold, current_value, message)

@@ -86,6 +86,7 @@ class Settling:
         if not claims:
             return []  # another worker was quicker
         settlements = await store.settle(connection, claims, accounts)
+        await store.release_reserved(connection, list(accounts))
         told: list[Notice] = []
         for settlement in settlements:
             told += notices(accounts[settlement.claim.user_id], settlement)

@@ -88,6 +88,17 @@ async def _record(connection: Connection, settlements: Sequence[Settlement]) -> 
     )  # fmt: skip
 
 
+async def use_reserved(connection: Connection, run_id: UUID, named: Sequence[tuple[UUID, UUID]]) -> None:
+    """Tie the credits that reservations, named by (subscription, id), hold to the run that rated their usage in this transaction."""
+    if named:
+        await connection.execute(SQL["use_reserved"], run_id, *zip(*named, strict=True))
+
+
+async def release_reserved(connection: Connection, users: Sequence[UUID]) -> None:
+    """Give back what reservations hold of users' credits whose usage this transaction has debited."""
+    await connection.execute(SQL["release_reserved"], users)
+
+
 async def raise_alerts(connection: Connection, notices: Sequence[Notice]) -> None:
     """Store what users are told."""
     if notices:

@@ -335,6 +335,34 @@ SELECT 'events' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce
        (array_agg(key ORDER BY key) FILTER (WHERE changed OR left_value <> right_value))[1:5] AS differing
 FROM sides;
 
+-- name: reservations_equal_holds
+-- What is held of each subscription's quotas is the sum of its open reservations.
+WITH open AS (
+    SELECT subscription_id, count(*) AS open, sum(requests) AS requests, sum(tokens) AS tokens
+    FROM reservations WHERE state = 'held' GROUP BY subscription_id
+), sides AS (
+    SELECT 'subscription ' || subscription_id AS key, v.*
+    FROM open r FULL JOIN reservation_holds h USING (subscription_id)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'reservations', coalesce(r.open, 0), coalesce(h.open, 0)),
+        (2, 'requests', coalesce(r.requests, 0), coalesce(h.requests, 0)),
+        (3, 'tokens', coalesce(r.tokens, 0), coalesce(h.tokens, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
+-- name: reserved_credits_equal_holds
+-- What is held of each user's credits is the sum of the credits legs that are not released.
+WITH open AS (SELECT user_id, sum(credits) AS credits FROM reservation_credits WHERE state <> 'released' GROUP BY user_id),
+sides AS (
+    SELECT 'user ' || user_id AS key, coalesce(r.credits, 0) AS left_value, coalesce(h.credits, 0) AS right_value
+    FROM open r FULL JOIN credit_holds h USING (user_id)
+)
+SELECT 'credits' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesce(sum(right_value), 0) AS right_value,
+       (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides;
+
 -- name: settlements_equal_ledger
 -- Every settlement is in the ledger with what it debited and what it booked as owed; no ledger entry settles usage without one.
 WITH entries AS (

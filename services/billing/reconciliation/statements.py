@@ -128,6 +128,20 @@ STATEMENTS: Final = (
         "log_equals_key_days",
     ),
     Statement(
+        "reservations = holds",
+        "What is held of each subscription's quotas is what its open reservations hold.",
+        "open reservations",
+        "reservation_holds",
+        "reservations_equal_holds",
+    ),
+    Statement(
+        "reserved credits = holds",
+        "What is held of each user's credits is what reservations hold whose usage is not debited yet.",
+        "reservation_credits",
+        "credit_holds",
+        "reserved_credits_equal_holds",
+    ),
+    Statement(
         "batches = aggregator inbox",
         "The aggregator applied every message of every batch, once.",
         "announced by ingest",

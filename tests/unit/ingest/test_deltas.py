@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.announcement import MESSAGE_BYTES, announce_recorded
-from services.ingest.deltas import aggregate, aggregate_corrected
+from services.ingest.deltas import MOST_RESERVATIONS, aggregate, aggregate_corrected
 from services.ingest.rows import UsageRow
 from shared.contracts import (
     LATENCY_BUCKET_COUNT,
@@ -22,6 +23,7 @@ from shared.contracts import (
     Origin,
     UsageDelta,
     decode_recorded,
+    reservations_named,
 )
 from tests.unit.ingest.events import NOW
 from tests.unit.ingest.facts import ALICE, BATCH, some_row
@@ -219,3 +221,50 @@ def test_a_replacement_counts_like_any_row(seed: int, rows: int, replaced: int) 
 
 def _counts(delta: UsageDelta) -> list[int]:
     return [*(getattr(delta, name) for name in SUMS), *delta.latency_histogram]
+
+
+# --- reservations -----------------------------------------------------------------------------------------------------
+
+
+def reserving(rng: random.Random, count: int, **fields: Any) -> list[UsageRow]:
+    """Return rows of one key, each of which names a reservation."""
+    row = some_row(rng, **fields)
+    return [row._replace(id=UUID(int=n), reservation_id=str(UUID(int=n))) for n in range(1, count + 1)]
+
+
+def named(deltas: Iterable[UsageDelta]) -> Counter[UUID]:
+    return Counter(reservation for delta in deltas for reservation in delta.reservations)
+
+
+def test_a_delta_names_the_reservations_of_its_events_and_nothing_that_is_no_id() -> None:
+    rng = random.Random(1)
+    rows = [*reserving(rng, 3, subscription_id=ALICE), some_row(rng), some_row(rng, reservation_id="my-own-number")]
+    deltas, _ = aggregate(rows)
+    assert named(deltas) == Counter(UUID(int=n) for n in (1, 2, 3))
+    assert {delta.subscription_id for delta in deltas if delta.reservations} == {ALICE}
+    assert figures(deltas) == naive(rows)
+    assert b"reservations" not in announced([some_row(rng)])[0], "events without cost nothing"
+
+
+def test_many_reservations_of_one_key_are_announced_in_messages_that_a_broker_takes() -> None:
+    rows = reserving(random.Random(2), 10 * MOST_RESERVATIONS + 1)
+    values = announced(rows)
+    messages = [decode_recorded(value) for value in values]
+    deltas = [delta for message in messages for delta in message.deltas]
+
+    assert len(messages) > 1
+    assert max(map(len, values)) <= MESSAGE_BYTES
+    assert named(deltas) == Counter(UUID(int=n) for n in range(1, len(rows) + 1))
+    assert all(delta.requests == len(delta.reservations) for delta in deltas), "with the usage that settles them"
+    assert figures(deltas) == naive(rows)
+    assert reservations_named(messages) == sorted(
+        (rows[0].subscription_id, UUID(int=n)) for n in range(1, len(rows) + 1)
+    )
+
+
+def test_what_is_taken_back_settles_no_reservation_and_what_replaces_it_does() -> None:
+    rng = random.Random(3)
+    original, replacement = reserving(rng, 1)[0], reserving(rng, 2)[1]
+    deltas, _ = aggregate_corrected([], [replacement], [original])
+    assert named(deltas) == Counter([UUID(int=2)])
+    assert sum(delta.rows for delta in deltas) == 2
