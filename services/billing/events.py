@@ -21,6 +21,7 @@ INVOICE_PAID: Final = "tallystick.invoice.paid.v1"
 INVOICE_OVERDUE: Final = "tallystick.invoice.overdue.v1"
 PAYMENT_FAILED: Final = "tallystick.payment.failed.v1"
 PAYMENT_REFUNDED: Final = "tallystick.payment.refunded.v1"
+PAYMENT_DISPUTED: Final = "tallystick.payment.disputed.v1"
 SPEND_THRESHOLD: Final = "tallystick.spend.threshold.v1"
 QUOTA_THRESHOLD: Final = "tallystick.quota.threshold.v1"
 SUBSCRIPTION_EXPIRING: Final = "tallystick.subscription.expiring.v1"
@@ -40,6 +41,7 @@ EventType = Literal[
     "tallystick.invoice.overdue.v1",
     "tallystick.payment.failed.v1",
     "tallystick.payment.refunded.v1",
+    "tallystick.payment.disputed.v1",
     "tallystick.spend.threshold.v1",
     "tallystick.quota.threshold.v1",
     "tallystick.subscription.expiring.v1",

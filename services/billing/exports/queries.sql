@@ -31,9 +31,9 @@ WHERE p.status IN ('completed', 'refunded') AND p.processed_at >= $1 AND p.proce
 ORDER BY p.processed_at, p.id;
 
 -- name: money_out
--- Refunds that were completed within it.
+-- Refunds and chargebacks that were completed within it. What a chargeback took does not pay its invoice any more: payments say so.
 SELECT r.id, r.completed_at AT TIME ZONE 'UTC' AS booked_at, -r.amount AS amount, r.currency, p.user_id, r.reason AS text,
-       CASE WHEN p.invoice_id IS NOT NULL THEN -r.amount ELSE 0 END AS allocated
+       CASE WHEN p.invoice_id IS NOT NULL AND r.kind = 'refund' THEN -r.amount ELSE 0 END AS allocated
 FROM payment_refunds r JOIN payments p ON p.id = r.payment_id
 WHERE r.status = 'completed' AND r.completed_at >= $1 AND r.completed_at < $2
 ORDER BY r.completed_at, r.id;

@@ -15,6 +15,9 @@ ProviderName = Literal["manual", "stripe", "paypal", "wise"]
 PROVIDERS: Final[tuple[ProviderName, ...]] = ("manual", "stripe", "paypal", "wise")
 PaymentStatus = Literal["pending", "processing", "failed", "completed", "refunded"]
 RefundStatus = Literal["pending", "completed", "failed"]
+DisputeStatus = Literal["open", "won", "lost"]
+Funds = Literal["with_us", "withdrawn", "reinstated"]
+"""Where the money of a disputed payment is."""
 
 
 class ProviderUnavailable(TallystickError):
@@ -120,6 +123,20 @@ class RefundReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DisputeReport:
+    """What is known of a dispute of the payment `transaction_id`, of `amount` of it: how it stands, and where the money is."""
+
+    provider_dispute_id: str
+    transaction_id: str
+    amount: Decimal
+    currency: str
+    status: DisputeStatus
+    funds: Funds
+    reason: str
+    evidence_due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MethodReport:
     """A way in which a customer can pay, added (`attached`) or taken away."""
 
@@ -133,7 +150,9 @@ class MethodReport:
     attached: bool = True
 
 
-Report = PaymentReport | RefundReport | MethodReport
+MoneyReport = PaymentReport | RefundReport | DisputeReport
+"""What is told of a payment: it waits for the payment where that is not known yet."""
+Report = MoneyReport | MethodReport
 
 
 @dataclass(frozen=True, slots=True)

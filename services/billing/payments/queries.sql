@@ -157,8 +157,8 @@ SELECT * FROM payment_refunds WHERE provider = $1 AND (id = $2 OR provider_refun
 
 -- name: begin_refund
 -- Stores a refund before anybody is asked for it.
-INSERT INTO payment_refunds (id, payment_id, amount, currency, reason, provider, provider_refund_id, idempotency_key, created_at, tried_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+INSERT INTO payment_refunds (id, payment_id, amount, currency, reason, provider, provider_refund_id, idempotency_key, created_at, tried_at, kind)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)
 RETURNING *;
 
 -- name: change_refund
@@ -188,10 +188,46 @@ UPDATE payment_refunds SET credits_due = $2, credits_taken = $3 WHERE id = $1;
 -- name: open_refunds
 -- Refunds that a provider was asked for before $1 and that have no end yet; taken, so that one worker at a time asks again. $2: most.
 UPDATE payment_refunds r SET tried_at = $3
-FROM (SELECT id FROM payment_refunds WHERE status = 'pending' AND coalesce(tried_at, created_at) < $1
+FROM (SELECT id FROM payment_refunds WHERE status = 'pending' AND kind = 'refund' AND coalesce(tried_at, created_at) < $1
       ORDER BY created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED) o
 WHERE r.id = o.id
 RETURNING r.*;
+
+-- Disputes ------------------------------------------------------------------------------------------------------------
+
+-- name: find_dispute
+-- The dispute that a provider ($1) calls so ($2).
+SELECT payment_id, amount, currency, status, funds FROM payment_disputes WHERE provider = $1 AND provider_dispute_id = $2;
+
+-- name: note_dispute
+-- Stores a dispute ($1 id) of a payment ($2), or how it stands now: $3 provider, $4 its id there, $5 amount, $6 currency, $7 reason, $8 status,
+-- $9 funds, $10 until when evidence is taken, $11 when this was told.
+INSERT INTO payment_disputes AS d (id, payment_id, provider, provider_dispute_id, amount, currency, reason, status, funds, evidence_due_at,
+                                   opened_at, closed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, CASE WHEN $8 <> 'open' THEN $11::timestamptz END)
+ON CONFLICT (provider, provider_dispute_id) DO UPDATE
+SET status = excluded.status, funds = excluded.funds, evidence_due_at = coalesce(excluded.evidence_due_at, d.evidence_due_at),
+    closed_at = coalesce(d.closed_at, excluded.closed_at);
+
+-- name: disputes
+-- Disputes of payments, the newest first: of a user ($1), or of all; open ones only ($2); at most $3.
+SELECT d.*, u.email, i.number AS invoice_number
+FROM payment_disputes d JOIN payments p ON p.id = d.payment_id JOIN users u ON u.id = p.user_id LEFT JOIN invoices i ON i.id = p.invoice_id
+WHERE ($1::uuid IS NULL OR p.user_id = $1) AND (NOT $2::boolean OR d.status = 'open')
+ORDER BY d.opened_at DESC, d.id LIMIT $3;
+
+-- name: paid_by
+-- What a payment ($1) pays or once paid, the latest first, and what of it.
+SELECT a.invoice_id, a.amount FROM payment_allocations a WHERE a.payment_id = $1 ORDER BY a.allocated_at DESC, a.invoice_id;
+
+-- name: dispute_invoices
+-- Notes that invoices ($1) are disputed since $2, because of $3, unless they are already.
+UPDATE invoices SET disputed_at = $2, dispute_reason = $3 WHERE id = ANY($1::uuid[]) AND number IS NOT NULL AND disputed_at IS NULL
+RETURNING id, number, currency;
+
+-- name: settle_disputes
+-- Ends disputes of invoices ($1) that began because of $2.
+UPDATE invoices SET disputed_at = NULL, dispute_reason = NULL WHERE id = ANY($1::uuid[]) AND dispute_reason = $2;
 
 -- What the customer is told -------------------------------------------------------------------------------------------
 

@@ -25,15 +25,19 @@ class TooMuch(LookupError):
     """A refund of more than is left of its payment."""
 
 
-async def apply_refund_report(connection: Connection, paid: Payment, report: RefundReport, *, at: datetime) -> bool:
+async def apply_refund_report(
+    connection: Connection, paid: Payment, report: RefundReport, *, at: datetime, chargeback: str | None = None
+) -> bool:
     """Let our books say what is known of a refund of `paid`, whose customer is locked; return whether anything changed.
+
+    `chargeback`: it is none that we gave, but what the bank took back, for this reason.
 
     Raises `TooMuch` for a refund that nobody here asked for and that the payment has no room for.
     """
     row = await connection.fetchrow(SQL["find_refund"], paid.provider, report.refund_id, report.provider_refund_id)
     known = as_row(Refund, row)
     if known is None:
-        known = await _made_elsewhere(connection, paid, report, at=at)
+        known = await _made_elsewhere(connection, paid, report, at=at, chargeback=chargeback)
     elif (known.payment_id, known.amount, known.currency) != (paid.id, report.amount, report.currency):
         raise TooMuch(f"it is of {report.amount} {report.currency}, here of {known.amount} {known.currency}")
     status = joined_refund(known.status, report.status)
@@ -50,13 +54,15 @@ async def apply_refund_report(connection: Connection, paid: Payment, report: Ref
     now = as_row(Payment, await connection.fetchrow(SQL["sum_refunds"], paid.id))
     if now is not None and paid.package_id:
         await _settle_credits(connection, now, changed, was=known)
-    if status == "completed":
+    if status == "completed" and chargeback is None:
         await _announce(connection, paid, changed, at=at)
     return True
 
 
-async def _made_elsewhere(connection: Connection, paid: Payment, report: RefundReport, *, at: datetime) -> Refund:
-    """Store a refund that was made at the provider."""
+async def _made_elsewhere(
+    connection: Connection, paid: Payment, report: RefundReport, *, at: datetime, chargeback: str | None
+) -> Refund:
+    """Store a refund that was made at the provider, or a chargeback."""
     refunds = await connection.fetch(SQL["refunds_of"], paid.id)
     room = refundable(paid.amount, [(refund["amount"], refund["status"]) for refund in refunds])
     if report.status != "failed" and report.amount > room:
@@ -66,8 +72,8 @@ async def _made_elsewhere(connection: Connection, paid: Payment, report: RefundR
     made = as_row(
         Refund,
         await connection.fetchrow(
-            SQL["begin_refund"], uuid7(), paid.id, report.amount, report.currency, f"made at {paid.provider}", paid.provider,
-            report.provider_refund_id, None, at,
+            SQL["begin_refund"], uuid7(), paid.id, report.amount, report.currency, chargeback or f"made at {paid.provider}",
+            paid.provider, report.provider_refund_id, None, at, "chargeback" if chargeback else "refund",
         ),
     )  # fmt: skip
     assert made is not None  # noqa: S101 (it was just inserted)

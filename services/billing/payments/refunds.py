@@ -95,7 +95,17 @@ async def _begin(
         return earlier, known
     wanted = await _checked(connection, known, amount)
     row = await connection.fetchrow(
-        SQL["begin_refund"], uuid7(), known.id, wanted, known.currency, reason, known.provider, None, key, clock.now()
+        SQL["begin_refund"],
+        uuid7(),
+        known.id,
+        wanted,
+        known.currency,
+        reason,
+        known.provider,
+        None,
+        key,
+        clock.now(),
+        "refund",
     )
     refund = as_row(Refund, row)
     assert refund is not None  # noqa: S101 (it was just inserted)

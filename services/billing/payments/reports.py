@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 import asyncpg
@@ -17,8 +17,9 @@ from services.billing.amounts import amount_text
 from services.billing.credits.purchases import purchase_package
 from services.billing.events import PAYMENT_FAILED
 from services.billing.payments import store
+from services.billing.payments.disputes import apply_dispute_report
 from services.billing.payments.invoice_state import allocate
-from services.billing.payments.provider import PaymentReport, ProviderName, RefundReport
+from services.billing.payments.provider import DisputeReport, MoneyReport, PaymentReport, ProviderName, RefundReport
 from services.billing.payments.refunding import apply_refund_report
 from services.billing.payments.state import joined_payment
 from services.billing.payments.store import SQL, Payment, as_row
@@ -145,18 +146,33 @@ def _refuse_contradiction(known: Payment, report: PaymentReport) -> None:
         )
 
 
-async def apply_refund(
-    connection: Connection, provider: ProviderName, report: RefundReport, *, at: datetime
+async def apply_report(connection: Connection, provider: ProviderName, report: MoneyReport, *, at: datetime) -> Applied:
+    """Let our books say what a provider tells of a payment, a refund or a dispute. Raises `Contradiction`."""
+    if isinstance(report, PaymentReport):
+        return await apply_payment_report(connection, provider, report, at=at)
+    return await _apply_return(connection, provider, report, at=at)
+
+
+async def _apply_return(
+    connection: Connection, provider: ProviderName, report: RefundReport | DisputeReport, *, at: datetime
 ) -> Applied:
-    """Let our books say what a provider tells of a refund. That there is one says that the payment had come. Raises `Contradiction`."""
+    """A refund or a dispute says that the payment had come, whatever else was told."""
     evidence = PaymentReport("completed", report.transaction_id, None, report.currency)
     applied = await apply_payment_report(connection, provider, evidence, at=at)
     if applied.payment is None:
         return applied
     try:
-        changed = await apply_refund_report(connection, applied.payment, report, at=at)
+        if isinstance(report, RefundReport):
+            changed = await apply_refund_report(connection, applied.payment, report, at=at)
+        else:
+            changed = await apply_dispute_report(connection, applied.payment, report, at=at)
     except (LookupError, asyncpg.CheckViolationError) as error:
-        raise Contradiction(f"refund {report.provider_refund_id} of payment {applied.payment.id}: {error}") from error
+        name = (
+            f"refund {report.provider_refund_id}"
+            if isinstance(report, RefundReport)
+            else f"dispute {report.provider_dispute_id}"
+        )
+        raise Contradiction(f"{name} of payment {applied.payment.id}: {error}") from error
     return Applied(await store.payment(connection, applied.payment.id), changed or applied.changed)
 
 
@@ -170,11 +186,7 @@ async def _apply_waiting(connection: Connection, paid: Payment, *, at: datetime)
         detail = None
         try:
             async with connection.transaction():
-                applied = (
-                    await apply_refund(connection, paid.provider, report, at=at)
-                    if isinstance(report, RefundReport)
-                    else await apply_payment_report(connection, paid.provider, report, at=at)
-                )
+                applied = await apply_report(connection, paid.provider, report, at=at)
             outcome = "applied" if applied.changed else "nothing"
         except Contradiction as contradiction:
             outcome, detail = "refused", str(contradiction)
@@ -183,15 +195,20 @@ async def _apply_waiting(connection: Connection, paid: Payment, *, at: datetime)
         )
 
 
-def encode_report(report: PaymentReport | RefundReport) -> str:
+_KINDS: Final[dict[str, type[MoneyReport]]] = {
+    "payment": PaymentReport,
+    "refund": RefundReport,
+    "dispute": DisputeReport,
+}
+
+
+def encode_report(report: MoneyReport) -> str:
     """Return a report as JSON, to be kept until its payment is known."""
-    kind = "refund" if isinstance(report, RefundReport) else "payment"
+    kind = next(name for name, type_ in _KINDS.items() if isinstance(report, type_))
     return msgspec.json.encode((kind, report)).decode()
 
 
-def decode_report(text: str) -> PaymentReport | RefundReport:
+def decode_report(text: str) -> MoneyReport:
     """Return a report that was kept."""
     kind, kept = msgspec.json.decode(text, type=tuple[str, msgspec.Raw])
-    if kind == "refund":
-        return msgspec.json.decode(kept, type=RefundReport)
-    return msgspec.json.decode(kept, type=PaymentReport)
+    return msgspec.json.decode(kept, type=_KINDS[kind])

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final, Literal, TypeVar
 
 from services.billing.amounts import amount_text
-from services.billing.payments.provider import PaymentStatus, RefundStatus
+from services.billing.payments.provider import DisputeStatus, Funds, PaymentStatus, RefundStatus
 from shared.errors import ConfigurationError
 from shared.money import exact, minor_unit
 
@@ -25,6 +25,8 @@ PAYMENT_RANK: Final[dict[PaymentStatus, int]] = {
 """Completed is above failed: a customer may try again with another card, and money that came is never forgotten for a late failure."""
 REFUND_RANK: Final[dict[RefundStatus, int]] = {"pending": 0, "completed": 1, "failed": 2}
 """Failed is above completed: a bank may return a refund days after it was reported as done."""
+DISPUTE_RANK: Final[dict[DisputeStatus, int]] = {"open": 0, "won": 1, "lost": 2}
+FUNDS_RANK: Final[dict[Funds, int]] = {"with_us": 0, "withdrawn": 1, "reinstated": 2}
 LARGEST: Final = Decimal(10) ** 12
 
 
@@ -40,6 +42,15 @@ def joined_payment(known: PaymentStatus, told: PaymentStatus) -> PaymentStatus:
 def joined_refund(known: RefundStatus, told: RefundStatus) -> RefundStatus:
     """Return the status of a refund of which `known` is stored and `told` is reported."""
     return max(known, told, key=REFUND_RANK.__getitem__)
+
+
+def joined_dispute(
+    known: tuple[DisputeStatus, Funds], told: tuple[DisputeStatus, Funds]
+) -> tuple[DisputeStatus, Funds]:
+    """Return how a dispute stands of which `known` is stored and `told` is reported. Who lost has no money, unless it was reinstated."""
+    status = max(known[0], told[0], key=DISPUTE_RANK.__getitem__)
+    funds = max(known[1], told[1], key=FUNDS_RANK.__getitem__)
+    return status, "withdrawn" if status == "lost" and funds == "with_us" else funds
 
 
 def checked_amount(amount: Decimal, currency: str) -> Decimal:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from services.billing.events import EventType, billing_event
@@ -69,6 +69,7 @@ class Refund:
     idempotency_key: str | None
     credits_due: Decimal
     credits_taken: Decimal
+    kind: Literal["refund", "chargeback"]
     created_at: datetime
 
 
@@ -133,10 +134,11 @@ async def tell_payment(connection: Connection, paid: Payment) -> None:
 
 
 async def tell_refund(connection: Connection, paid: Payment, refund: Refund) -> None:
-    """Let the customer's history say what became of a refund."""
+    """Let the customer's history say what became of a refund, or of a chargeback."""
     status = "refunded" if refund.status == "completed" else refund.status
+    words = f"{refund.kind.capitalize()}: {refund.reason}"
     await connection.execute(
-        SQL["tell_refund"], paid.id, paid.user_id, refund.amount, refund.currency, status, f"Refund: {refund.reason}",
+        SQL["tell_refund"], paid.id, paid.user_id, refund.amount, refund.currency, status, words,
         paid.invoice_id, refund.id, uuid7(),
     )  # fmt: skip
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from services.billing.payments.provider import (
+    DisputeReport,
+    DisputeStatus,
+    Funds,
     MethodReport,
     PaymentReport,
     PaymentStatus,
@@ -34,6 +38,7 @@ _INTENT: Final[dict[str, PaymentStatus]] = {
     "canceled": "failed",
 }
 _REFUND: Final[dict[str, RefundStatus]] = {"succeeded": "completed", "failed": "failed", "canceled": "failed"}
+_DISPUTE: Final[dict[str, DisputeStatus]] = {"won": "won", "warning_closed": "won", "prevented": "won", "lost": "lost"}
 _METHOD_TYPES: Final[dict[str, Literal["card", "bank_account", "sepa"]]] = {
     "card": "card", "sepa_debit": "sepa", "us_bank_account": "bank_account", "bacs_debit": "bank_account",
     "au_becs_debit": "bank_account", "acss_debit": "bank_account",
@@ -132,6 +137,30 @@ def refund_report(refund: Object) -> RefundReport | None:
     )
 
 
+def dispute_report(dispute: Object, kind: str = "") -> DisputeReport | None:
+    """Read a dispute; `kind` is the event that brought it. None for one of a charge that no payment intent of ours made."""
+    intent, currency = dispute.get("payment_intent"), dispute["currency"].upper()
+    if not intent:
+        return None
+    moved = {entry["amount"] >= 0 for entry in dispute.get("balance_transactions") or ()}
+    funds: Funds = "with_us"
+    if kind.endswith(".funds_reinstated") or True in moved:
+        funds = "reinstated"
+    elif kind.endswith(".funds_withdrawn") or False in moved:
+        funds = "withdrawn"
+    due = (dispute.get("evidence_details") or {}).get("due_by")
+    return DisputeReport(
+        provider_dispute_id=dispute["id"],
+        transaction_id=intent["id"] if isinstance(intent, Mapping) else intent,
+        amount=of_minor_units(dispute["amount"], currency),
+        currency=currency,
+        status=_DISPUTE.get(dispute.get("status") or "", "open"),
+        funds=funds,
+        reason=dispute.get("reason") or "general",
+        evidence_due_at=datetime.fromtimestamp(due, UTC) if due else None,
+    )
+
+
 def method_report(method: Object, *, customer_id: str | None = None, attached: bool = True) -> MethodReport | None:
     """Read a payment method; None for kinds that are not kept."""
     kind = _METHOD_TYPES.get(method["type"])
@@ -159,6 +188,8 @@ def event_report(kind: str, thing: Object, previous: Object) -> Report | None:
         return session_report(thing, kind)
     if family == "refund":
         return refund_report(thing)
+    if family == "charge.dispute":
+        return dispute_report(thing, kind)
     if family == "payment_method":
         attached = kind != "payment_method.detached"
         return method_report(thing, customer_id=previous.get("customer"), attached=attached)

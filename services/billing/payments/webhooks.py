@@ -14,13 +14,12 @@ import structlog
 from services.billing.payments.methods import apply_method_report
 from services.billing.payments.provider import (
     MethodReport,
+    MoneyReport,
     PaymentProvider,
-    PaymentReport,
     ProviderEvent,
     ProviderName,
-    RefundReport,
 )
-from services.billing.payments.reports import Applied, Contradiction, apply_payment_report, apply_refund, encode_report
+from services.billing.payments.reports import Applied, Contradiction, apply_report, encode_report
 from services.billing.payments.store import SQL
 from shared.postgres import Connection
 
@@ -60,8 +59,8 @@ async def receive_webhook(
         report = event.report
         await connection.execute(
             SQL["judge_event"], provider.name, event.id, received.outcome, received.detail, received.payment_id,
-            report.transaction_id if waits and isinstance(report, PaymentReport | RefundReport) else None,
-            encode_report(report) if waits and isinstance(report, PaymentReport | RefundReport) else None,
+            report.transaction_id if waits and isinstance(report, MoneyReport) else None,
+            encode_report(report) if waits and isinstance(report, MoneyReport) else None,
         )  # fmt: skip
     log.info("webhook_received", provider=provider.name, kind=event.kind, event_id=event.id, outcome=received.outcome)
     return received
@@ -87,19 +86,11 @@ async def _apply(connection: Connection, provider: ProviderName, event: Provider
 
 
 async def _apply_report(
-    connection: Connection, provider: ProviderName, report: PaymentReport | RefundReport, *, at: datetime
+    connection: Connection, provider: ProviderName, report: MoneyReport, *, at: datetime
 ) -> Applied:
-    applied = await _tell(connection, provider, report, at=at)
+    applied = await apply_report(connection, provider, report, at=at)
     if applied.payment is None and report.transaction_id:
         # What makes the payment known takes this lock, too, before it looks for who waits: neither misses the other.
         await connection.execute(SQL["lock_transaction"], f"{provider} {report.transaction_id}")
-        applied = await _tell(connection, provider, report, at=at)
+        applied = await apply_report(connection, provider, report, at=at)
     return applied
-
-
-async def _tell(
-    connection: Connection, provider: ProviderName, report: PaymentReport | RefundReport, *, at: datetime
-) -> Applied:
-    if isinstance(report, RefundReport):
-        return await apply_refund(connection, provider, report, at=at)
-    return await apply_payment_report(connection, provider, report, at=at)

@@ -11,6 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("list")(records.list_payments)
+app.command()(records.disputes)
 app.command()(records.record)
 app.command("import-statement")(statements.import_statement)
 app.command()(statements.unmatched)

@@ -72,6 +72,41 @@ def _document(row: Any) -> dict[str, Any]:
     return {name: row[name] for name in shown} | {"left_over": row["left_over"] if _is_left_over(row) else 0}
 
 
+def disputes(
+    *,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="Of this user: an id or an e-mail address.")
+    ] = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Those that are not decided.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most disputes to list.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List payments that customers dispute at the bank (chargebacks), the newest first."""
+    from services.billing.payments.methods import find_user  # noqa: PLC0415
+    from services.billing.payments.store import SQL  # noqa: PLC0415
+
+    async def read(pool: Any, _providers: Any, _clock: Any) -> Any:
+        async with pool.acquire() as connection:
+            user_id = await find_user(connection, user) if user else None
+            return await connection.fetch(SQL["disputes"], user_id, open_only, limit)
+
+    rows = with_payments(read)
+    if as_json:
+        tell_json({"disputes": [dict(row) for row in rows]})
+        return
+    for row in rows:
+        what = f"invoice {row['invoice_number']}" if row["invoice_number"] else f"payment {row['payment_id']}"
+        due = ""
+        if row["status"] == "open" and row["evidence_due_at"]:
+            due = f"; evidence is taken until {row['evidence_due_at']:%Y-%m-%d %H:%M}"
+        typer.echo(
+            f"{row['provider_dispute_id']}  {row['opened_at']:%Y-%m-%d}  {row['status']:5}{money(row['amount'], row['currency']):>16} "
+            f"{row['funds'].replace('_', ' '):10}  {operator.harmless(row['email'])}  {what}: {operator.harmless(row['reason'])}{due}"
+        )
+    if not rows:
+        typer.echo("no disputes")
+
+
 def record(
     invoice: Annotated[str, typer.Argument(metavar="INVOICE", help="Number or id of the invoice.")],
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="What came, like 119.00.")],
