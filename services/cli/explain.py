@@ -108,11 +108,13 @@ async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]
 async def _line_or_debit(
     connection: Connection, id_: UUID, events: int
 ) -> Explanation | ChargeExplanation | SetOffExplanation:
+    from services.billing.credits.desk.explaining import explain_prepaid_fee  # noqa: PLC0415
     from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
     from services.billing.provenance import explain_debit, explain_line, explain_set_off, is_line  # noqa: PLC0415
 
-    if found := await explain_charge(connection, id_) or await explain_set_off(connection, id_):
-        return found
+    for explain_other in (explain_charge, explain_set_off, explain_prepaid_fee):
+        if found := await explain_other(connection, id_):
+            return found
     explain_it = explain_line if await is_line(connection, id_) else explain_debit
     return await explain_it(connection, id_, events_shown=events)
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.billing.credits import topups
+from services.billing.credits.fees import charge_fees
 from services.billing.credits.upkeep import Upkeep, expire_credits, renew_allowances
 from shared.clock import Clock
 from shared.jobs import Every, Job, Unfinished
@@ -14,11 +15,12 @@ from shared.outbox import Outbox
 from shared.postgres import Pool, transaction
 
 MINUTE = timedelta(minutes=1)
+FEES_EVERY = timedelta(minutes=10)
 
 
 def credit_jobs(pool: Pool, clock: Clock) -> list[Job]:
-    """Return the jobs of credits: expire, renew, ask for top-ups."""
-    return [expiry_job(pool, clock), renewal_job(pool, clock), topup_job(pool, clock)]
+    """Return the jobs of credits: expire, renew, charge fees, ask for top-ups."""
+    return [expiry_job(pool, clock), renewal_job(pool, clock), fees_job(pool, clock), topup_job(pool, clock)]
 
 
 def expiry_job(pool: Pool, clock: Clock) -> Job:
@@ -38,6 +40,26 @@ def renewal_job(pool: Pool, clock: Clock) -> Job:
 
     return Job(
         "renew allowances", MINUTE, Every(MINUTE), renew, description="grants the allowance of new billing cycles"
+    )
+
+
+def fees_job(pool: Pool, clock: Clock) -> Job:
+    """Charge flat fees of prepaid subscriptions to credits, soon after they fall due."""
+    outbox = Outbox("billing_outbox")
+
+    async def charge(_scheduled_for: datetime) -> Mapping[str, Any]:
+        done = await charge_fees(pool, outbox, now=clock.now())
+        result = {"fees": done.fees, "waiting": done.waiting, "failed": done.failed}
+        if done.waiting or done.failed:
+            raise Unfinished(result)
+        return result
+
+    return Job(
+        "charge prepaid fees",
+        FEES_EVERY,
+        Every(FEES_EVERY),
+        charge,
+        description="charges fees of prepaid subscriptions to credits",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import structlog
 from services.billing import metrics
 from services.billing.amounts import amount_text
 from services.billing.credits import store, topups
-from services.billing.credits.credits import Due, Notice, Pending, Settlement, notices
+from services.billing.credits.credits import Account, Due, Notice, Pending, Settlement, notices
 from services.billing.events import CREDITS_EXHAUSTED, CREDITS_LOW, EventType, billing_event
 from shared.clock import Clock
 from shared.outbox import Message, Outbox
@@ -87,25 +88,38 @@ class Settling:
             return []  # another worker was quicker
         settlements = await store.settle(connection, claims, accounts)
         await store.release_reserved(connection, list(accounts))
-        told: list[Notice] = []
-        for settlement in settlements:
-            told += notices(accounts[settlement.claim.user_id], settlement)
-            accounts[settlement.claim.user_id] = settlement.account
-        await store.raise_alerts(connection, told)
-        await self.outbox.enqueue(connection, [self._announce(notice) for notice in told])
-        if low := [user for user, account in accounts.items() if account.wants_topup]:
-            await topups.request(connection, self.outbox, self.clock.now(), low)
+        await tell(connection, self.outbox, accounts, settlements, at=self.clock.now())
         return settlements
 
-    def _announce(self, notice: Notice) -> Message:
-        settlement = notice.settlement
-        data = {
-            "balance": amount_text(settlement.account.balance),
-            "owed": amount_text(settlement.account.owed),
-            "settlement": str(settlement.claim.id),
-            "transaction": str(settlement.transaction_id),
-        }
-        if notice.kind == "low_balance":
-            data["threshold"] = amount_text(settlement.account.low_balance_threshold or Decimal(0))
-        kind: EventType = CREDITS_LOW if notice.kind == "low_balance" else CREDITS_EXHAUSTED
-        return billing_event(kind, settlement.claim.user_id, self.clock.now(), data)
+
+async def tell(
+    connection: Connection,
+    outbox: Outbox,
+    accounts: dict[UUID, Account],
+    settlements: Sequence[Settlement],
+    *,
+    at: datetime,
+) -> None:
+    """Tell users whose balance went low or is used up, and ask for top-ups. `accounts` were locked before, and are as after from here on."""
+    told: list[Notice] = []
+    for settlement in settlements:
+        told += notices(accounts[settlement.claim.user_id], settlement)
+        accounts[settlement.claim.user_id] = settlement.account
+    await store.raise_alerts(connection, told)
+    await outbox.enqueue(connection, [_announce(notice, at) for notice in told])
+    if low := [user for user, account in accounts.items() if account.wants_topup]:
+        await topups.request(connection, outbox, at, low)
+
+
+def _announce(notice: Notice, at: datetime) -> Message:
+    settlement = notice.settlement
+    data = {
+        "balance": amount_text(settlement.account.balance),
+        "owed": amount_text(settlement.account.owed),
+        "settlement": str(settlement.claim.id),
+        "transaction": str(settlement.transaction_id),
+    }
+    if notice.kind == "low_balance":
+        data["threshold"] = amount_text(settlement.account.low_balance_threshold or Decimal(0))
+    kind: EventType = CREDITS_LOW if notice.kind == "low_balance" else CREDITS_EXHAUSTED
+    return billing_event(kind, settlement.claim.user_id, at, data)

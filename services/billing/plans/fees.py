@@ -24,11 +24,12 @@ _SECOND: Final = timedelta(seconds=1)
 
 
 class Due(NamedTuple):
-    """A charge in its currency, and the interval that it belongs to."""
+    """A charge in its currency, the interval that it belongs to, and when it falls due."""
 
     currency: str
     charge: Charge
     interval: Interval
+    due_at: datetime
 
 
 def fees_due(subscription_id: UUID, intervals: list[Interval], period: Period) -> Iterator[Due]:
@@ -40,9 +41,11 @@ def fees_due(subscription_id: UUID, intervals: list[Interval], period: Period) -
     for interval in intervals:
         for charge, currency in _in_advance(subscription_id, interval):
             if charge.period_start in period:
-                yield Due(currency, charge, interval)
+                yield Due(currency, charge, interval, charge.period_start)
         if period.start < interval.ends <= period.end:
-            yield from (Due(currency, c, interval) for c, currency in _in_arrears(subscription_id, interval))
+            yield from (
+                Due(currency, c, interval, interval.ends) for c, currency in _in_arrears(subscription_id, interval)
+            )
 
 
 def accrued(interval: Interval, spans: list[Span], currency: str) -> Decimal:

@@ -9,14 +9,14 @@ FROM plan_versions v JOIN plans p ON p.id = v.plan_id
 ORDER BY v.plan_id, v.valid_from;
 
 -- name: charged_subscriptions
--- Postpaid subscriptions, of all users or of users $3, that a plan, a fee of their own or a coupon may charge for in a period that
--- begins at $1 and ends at $2: not those that ended before it, unless they are among $4, with usage that came late.
+-- Postpaid ($5; or prepaid) subscriptions, of all users or of users $3, that a plan, a fee of their own or a coupon may charge for in a
+-- period that begins at $1 and ends at $2: not those that ended before it, unless they are among $4, with usage that came late.
 SELECT s.id, s.user_id, coalesce(p.name, s.model_id) AS name, s.currency
 FROM subscriptions s LEFT JOIN plans p ON p.id = s.plan_id
 WHERE ($3::uuid[] IS NULL OR s.user_id = ANY($3))
   AND EXISTS (
       SELECT FROM subscription_terms t
-      WHERE t.subscription_id = s.id AND t.billing_mode = 'postpaid' AND t.valid_from < $2
+      WHERE t.subscription_id = s.id AND t.billing_mode = $5 AND t.valid_from < $2
         AND (t.amount > 0
              OR t.plan_id IN (SELECT v.plan_id FROM plan_versions v
                               WHERE v.amount > 0 OR v.usage = 'included' OR v.meters <> '[]' OR v.minimum IS NOT NULL)

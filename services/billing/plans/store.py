@@ -15,7 +15,7 @@ from uuid import UUID
 
 from services.billing.plans.meters import UsageSum, read_meters
 from services.billing.plans.terms import PlanTerms, Versions
-from services.billing.plans.timeline import Redemption, State, Subscription
+from services.billing.plans.timeline import BillingMode, Redemption, State, Subscription
 from services.billing.plans.windows import Billed, Window
 from shared.money import exact
 from shared.period import Period
@@ -55,10 +55,15 @@ def _terms(row: Mapping[str, Any]) -> PlanTerms:
 
 
 async def read_subscriptions(
-    connection: Connection, period: Period, users: Sequence[UUID] | None, late: Sequence[UUID]
+    connection: Connection,
+    period: Period,
+    users: Sequence[UUID] | None,
+    late: Sequence[UUID],
+    *,
+    mode: BillingMode = "postpaid",
 ) -> list[Subscription]:
     """Return the subscriptions that may be charged in a period, with their histories and coupons, by user and id."""
-    found = await connection.fetch(SQL["charged_subscriptions"], period.start, period.end, users, late)
+    found = await connection.fetch(SQL["charged_subscriptions"], period.start, period.end, users, late, mode)
     ids = [row["id"] for row in found]
     states: dict[UUID, list[State]] = defaultdict(list)
     for subscription_id, *state in await connection.fetch(SQL["terms"], ids, period.end):

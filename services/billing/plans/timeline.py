@@ -14,6 +14,7 @@ from services.billing.plans.intervals import CALENDAR_ANCHOR, intervals
 from services.billing.plans.terms import PlanTerms, Versions
 
 Phase = Literal["pending", "trial", "live", "paused", "ended"]
+BillingMode = Literal["postpaid", "prepaid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,18 @@ class Interval:
 
 
 def timeline(
-    subscription: Subscription, plans: Mapping[str, Versions], since: datetime, until: datetime
+    subscription: Subscription,
+    plans: Mapping[str, Versions],
+    since: datetime,
+    until: datetime,
+    *,
+    mode: BillingMode = "postpaid",
 ) -> Iterator[Interval]:
-    """Yield the intervals that end after `since` and begin before `until`, in order. Prepaid and ended times have none."""
-    for grid, states in _runs(subscription, plans):
+    """Yield the intervals that end after `since` and begin before `until`, in order. Times in the other mode, and ended ones, have none.
+
+    Prepaid times on a plan that concerns usage have none either: their usage debits credits at its prices.
+    """
+    for grid, states in _runs(subscription, plans, mode):
         run_end = grid.end
         for whole in intervals(grid.anchor, grid.months, max(since, grid.start), min(until, run_end or until)):
             spans = list(_spans(subscription, plans, states, whole, run_end))
@@ -113,10 +122,13 @@ class _Grid:
 
 
 def _runs(
-    subscription: Subscription, plans: Mapping[str, Versions]
+    subscription: Subscription, plans: Mapping[str, Versions], mode: BillingMode
 ) -> Iterator[tuple[_Grid, Sequence[tuple[State, datetime]]]]:
     """Yield runs of states that share their grid; each state with the time since which its plan was in force without a break."""
-    runs = [(key, list(found)) for key, found in groupby(_since(subscription.states), lambda s: _grid_key(s[0], plans))]
+    runs = [
+        (key, list(found))
+        for key, found in groupby(_since(subscription.states), lambda s: _grid_key(s[0], plans, mode))
+    ]
     for (key, states), following in pairwise([*runs, (None, [])]):
         if key is None:
             continue
@@ -133,8 +145,10 @@ def _since(states: Sequence[State]) -> Iterator[tuple[State, datetime]]:
         yield from ((state, found[0].valid_from) for state in found)
 
 
-def _grid_key(state: State, plans: Mapping[str, Versions]) -> tuple[datetime, int] | None:
-    if state.phase in ("pending", "ended") or state.billing_mode != "postpaid":
+def _grid_key(state: State, plans: Mapping[str, Versions], mode: BillingMode) -> tuple[datetime, int] | None:
+    if state.phase in ("pending", "ended") or state.billing_mode != mode:
+        return None
+    if mode == "prepaid" and state.plan_id and plans[state.plan_id].at(state.valid_from).concerns_usage:
         return None
     terms = plans[state.plan_id].terms[0] if state.plan_id else None
     calendar = terms is not None and terms.calendar

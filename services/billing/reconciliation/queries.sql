@@ -364,12 +364,16 @@ SELECT 'credits' AS measure, coalesce(sum(left_value), 0) AS left_value, coalesc
 FROM sides;
 
 -- name: settlements_equal_ledger
--- Every settlement is in the ledger with what it debited and what it booked as owed; no ledger entry settles usage without one.
+-- Every settlement, and every fee of a prepaid subscription, is in the ledger with what it debited and what it booked as owed; no ledger
+-- entry settles anything without one.
 WITH entries AS (
     SELECT id AS transaction_id, user_id, -amount AS debited, owed_change AS owed FROM credit_transactions WHERE request ->> 'call' = 'settle'
 ), sides AS (
-    SELECT coalesce('settlement ' || s.id, 'ledger entry ' || e.transaction_id) AS key, s.user_id <> e.user_id AS strange, v.*
-    FROM (SELECT * FROM credit_settlements WHERE amount <> 0) s FULL JOIN entries e USING (transaction_id)
+    SELECT coalesce(s.key, 'ledger entry ' || e.transaction_id) AS key, s.user_id <> e.user_id AS strange, v.*
+    FROM (SELECT 'settlement ' || id AS key, user_id, transaction_id, debited, owed FROM credit_settlements WHERE amount <> 0
+          UNION ALL
+          SELECT 'charge ' || charge_key, user_id, transaction_id, debited, owed FROM credit_charges) s
+    FULL JOIN entries e USING (transaction_id)
     CROSS JOIN LATERAL (VALUES
         (1, 'debited', coalesce(s.debited, 0), coalesce(e.debited, 0)),
         (2, 'owed', coalesce(s.owed, 0), coalesce(e.owed, 0))) v (position, measure, left_value, right_value)

@@ -180,8 +180,8 @@ STATEMENTS: Final = (
     ),
     Statement(
         "settlements = ledger",
-        "Every settlement is in the ledger with what it debited and what is owed.",
-        "credit_settlements",
+        "Every settlement, and every fee of a prepaid subscription, is in the ledger with what it debited and what is owed.",
+        "credit_settlements and credit_charges",
         "credit_transactions",
         "settlements_equal_ledger",
     ),

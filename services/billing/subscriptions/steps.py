@@ -160,6 +160,16 @@ def _check_plan(subscription: Subscription, terms: PlanTerms) -> None:
             f"subscription {subscription.id} is billed in {subscription.currency}, plan {terms.plan_id} in {terms.currency}: "
             "end it and begin another one"
         )
+    check_prepaid(subscription.billing_mode, terms)
+
+
+def check_prepaid(billing_mode: str, terms: PlanTerms) -> None:
+    """Raise `StepRefused` for a prepaid subscription to a plan that charges by usage: its usage debits credits, at prices."""
+    if billing_mode == "prepaid" and terms.concerns_usage:
+        raise StepRefused(
+            f"plan {terms.plan_id} includes usage or charges for it by tiers or a minimum, and prepaid usage debits credits at its prices: "
+            "take a plan with a flat fee only, or a postpaid subscription"
+        )
 
 
 def limit(terms: PlanTerms, quota: str) -> int | None:

@@ -13,7 +13,7 @@ from services.billing.subscriptions import store
 from services.billing.subscriptions.desk.coupons import redeem
 from services.billing.subscriptions.desk.reading import SQL
 from services.billing.subscriptions.life import StepRefused, Subscription
-from services.billing.subscriptions.steps import limit, trial
+from services.billing.subscriptions.steps import check_prepaid, limit, trial
 from shared.ids import uuid7
 from shared.period import month_start, next_month
 from shared.postgres import Connection
@@ -76,6 +76,7 @@ async def _terms(connection: Connection, wish: Wish, at: datetime) -> PlanTerms 
         raise StepRefused(f"plan {wish.plan_id} is billed in {terms.currency}, not in {wish.currency}")
     if (wish.quota_requests, wish.quota_tokens) != (None, None):
         raise StepRefused(f"the quotas of a subscription to a plan are the limits of the plan {wish.plan_id}")
+    check_prepaid(wish.billing_mode, terms)
     return terms
 
 
