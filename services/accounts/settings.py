@@ -18,3 +18,8 @@ class AccountSettings(BaseSettings):
         description="Secret that API keys are hashed with (HMAC-SHA-256), for the API and for `tallystick key` alike. Without it their SHA-256 "
         "is stored. Keys made with another one are not recognised any more.",
     )
+    oidc_provider: str = Field(
+        "oidc",
+        pattern=r"^[\x21-\x7e]{1,100}$",
+        description="What the identity provider is called in `users.oauth_provider`, such as keycloak or openshift.",
+    )

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from services.accounts.sessions.desk import LoginRefused, SessionOver
 from services.api.problems import (
     BY_STATUS,
     CONFLICT,
@@ -44,6 +45,8 @@ RETRY_SECONDS: Final = 5
 
 PROBLEM_OF: Final[dict[type[Exception], Kind]] = {
     ServiceUnavailable: UNAVAILABLE,
+    LoginRefused: UNAUTHENTICATED,
+    SessionOver: UNAUTHENTICATED,
     ProviderUnavailable: UNAVAILABLE,
     WebhookRefused: MALFORMED,
     NotFound: NOT_FOUND,

@@ -11,8 +11,10 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
+from services.accounts.sessions.desk import Sessions
 from services.api import answering, problems
 from services.api.auth.api_keys import ApiKeys
+from services.api.auth.sessions import LoggedIn
 from services.api.auth.tokens import NoTokens
 from services.api.boundary import Boundary
 from services.api.capabilities import Capabilities
@@ -48,6 +50,14 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
             settings.api_key_pepper.get_secret_value(),
             timedelta(seconds=settings.api_key_cache_seconds),
             timedelta(seconds=settings.api_key_stale_seconds),
+        ),
+        sessions=LoggedIn(
+            Sessions(
+                pool,
+                clock,
+                timedelta(seconds=settings.api_session_access_seconds),
+                timedelta(days=settings.api_session_days),
+            )
         ),
         tokens=NoTokens(),
         capabilities=Capabilities(settings),

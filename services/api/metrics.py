@@ -17,7 +17,9 @@ REQUEST_SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("tallystick_api_requests_in_flight", "Requests that are being answered.")
 REFUSED_CREDENTIALS = Counter(
-    "tallystick_api_refused_credentials", "Credentials that were refused, by kind: api_key, token, none.", ["kind"]
+    "tallystick_api_refused_credentials",
+    "Credentials that were refused, by kind: api_key, session, token, none.",
+    ["kind"],
 )
 STALE_CREDENTIALS = Counter(
     "tallystick_api_stale_credentials",
@@ -44,4 +46,7 @@ NOT_ACKNOWLEDGED = Counter(
     "tallystick_api_not_acknowledged",
     "Requests with events that were answered 503, by cause: overload (too much is waiting), broker.",
     ["cause"],
+)
+LOGINS = Counter(
+    "tallystick_api_logins", "Logins with a password, by how they ended: done, refused, limited.", ["result"]
 )

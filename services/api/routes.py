@@ -8,7 +8,9 @@ from fastapi import APIRouter
 
 from services.api.admin.routes import router as admin
 from services.api.alerts.routes import router as alerts
+from services.api.api_keys.routes import router as api_keys
 from services.api.auth.routes import router as account
+from services.api.auth.session_routes import router as sessions
 from services.api.catalogue.routes import router as catalogue
 from services.api.credits.reading import router as credits_reading
 from services.api.credits.writing import router as credits_writing
@@ -28,6 +30,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     credits_writing,
     alerts,
     catalogue,
+    sessions,
+    api_keys,
     webhooks,
     admin,
 )

@@ -76,6 +76,16 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
     )
     api_idempotency_bytes: int = Field(32 * 2**20, ge=0, description="Most bytes of such answers; the oldest go first.")
 
+    api_session_access_seconds: int = Field(
+        900,
+        ge=30,
+        le=86_400,
+        description="How long the access token of a session is valid before it has to be refreshed.",
+    )
+    api_session_days: int = Field(
+        30, ge=1, le=365, description="How long a login lasts, however often it is refreshed."
+    )
+
     def rate_limits(self) -> RateLimits:
         """Return the limits of this process, with nothing taken yet."""
         return RateLimits(

@@ -12,6 +12,7 @@ from shared.clock import Clock
 
 if TYPE_CHECKING:
     from services.api.auth.api_keys import ApiKeys
+    from services.api.auth.sessions import LoggedIn
     from services.api.auth.tokens import Tokens
     from services.api.capabilities import Capabilities
     from services.api.database import Database
@@ -28,6 +29,7 @@ class State:
     clock: Clock
     database: Database
     api_keys: ApiKeys
+    sessions: LoggedIn
     tokens: Tokens
     capabilities: Capabilities
     rate_limits: RateLimits

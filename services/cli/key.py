@@ -104,13 +104,13 @@ def rotate(
 
 
 @app.command()
-def revoke(key: Id, *, by: By = None, why: Why = "") -> None:
+def revoke(key_id: Id, *, by: By = None, why: Why = "") -> None:
     """Let a key be valid no more. The API forgets it within TALLYSTICK_API_KEY_CACHE_SECONDS."""
     from services.accounts.api_keys.desk import revoke_key  # noqa: PLC0415
 
-    [id_] = operator.parse_ids([key])
-    was = _in_transaction(lambda c, known: revoke_key(c, id_, now=known["now"]), by, why)
-    typer.echo(f"key {id_} {'is not valid any more' if was else 'was revoked already'}")
+    [id_] = operator.parse_ids([key_id])
+    key: ApiKey = _in_transaction(lambda c, known: revoke_key(c, id_, now=known["now"]), by, why)
+    typer.echo(f"key {id_} {'was revoked already' if key.revoked_at else 'is not valid any more'}")
 
 
 def _in_transaction(work: Any, by: str | None, why: str) -> Any:

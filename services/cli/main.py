@@ -49,6 +49,7 @@ COMMANDS = {
     "subscription": "services.cli.subscriptions.command:app",
     "credits": "services.cli.credits:app",
     "key": "services.cli.key:app",
+    "user": "services.cli.user:app",
     "schema": "services.cli.schema:app",
 }
 

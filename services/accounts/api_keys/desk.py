@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.accounts.api_keys.keys import hash_of, new_key, prefix_of
-from shared.errors import TallystickError
+from shared.errors import NotFound, TallystickError
 from shared.ids import uuid7
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -23,11 +23,11 @@ MOST_OVERLAP: Final = timedelta(days=30)
 _ENDED: Final = ("cancelled", "expired")
 
 
-class UnknownKey(TallystickError):
+class UnknownKey(NotFound):
     """There is no such API key, or none that the asker may know of."""
 
 
-class UnknownSubscription(TallystickError):
+class UnknownSubscription(NotFound):
     """There is no such subscription, or none that the asker may know of."""
 
 
@@ -102,10 +102,11 @@ async def rotate_key(
     return made
 
 
-async def revoke_key(connection: Connection, key_id: UUID, *, now: datetime, owner: UUID | None = None) -> bool:
-    """Let a key be valid no more; return whether it was. `owner`: it has to be theirs. Raises `UnknownKey`."""
-    await _locked(connection, key_id, owner)
-    return await connection.fetchval(_SQL["revoke_key"], key_id, now) is not None
+async def revoke_key(connection: Connection, key_id: UUID, *, now: datetime, owner: UUID | None = None) -> ApiKey:
+    """Let a key be valid no more; return it as it was before. `owner`: it has to be theirs. Raises `UnknownKey`."""
+    key = await _locked(connection, key_id, owner)
+    await connection.execute(_SQL["revoke_key"], key_id, now)
+    return key
 
 
 async def list_keys(
@@ -116,11 +117,12 @@ async def list_keys(
     subscription_id: UUID | None = None,
     ended: bool = False,
     limit: int = 1_000,
+    offset: int = 0,
     before: tuple[datetime, UUID] | None = None,
 ) -> list[ApiKey]:
     """Return keys, the latest first; `ended`: those that are not valid any more, too. `before`: when the last one of a page was made, and its id."""
     rows = await connection.fetch(
-        _SQL["list_keys"], user_id, subscription_id, ended, now, limit, *(before or (None, None))
+        _SQL["list_keys"], user_id, subscription_id, ended, now, limit, offset, *(before or (None, None))
     )
     return _keys(rows)
 

@@ -8,13 +8,19 @@ from typing import Annotated, Final
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from services.accounts.api_keys.keys import looks_like_key
 from services.api import metrics
+from services.api.auth.credentials import kind_of
 from services.api.auth.principal import Principal, Right
+from services.api.auth.tokens import Tokens
 from services.api.problems import FORBIDDEN, UNAUTHENTICATED, Problem
 from services.api.state import state_of
 
 _bearer: Final = HTTPBearer(auto_error=False, description="An API key, or an access token.")
+_REFUSED: Final = {
+    "api_key": "this API key is not known, or not valid any more",
+    "session": "this access token has expired, or its session is over: refresh it, or log in again",
+    "token": "this token is not valid here, or has expired",
+}
 _header: Final = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key.")
 
 
@@ -28,22 +34,20 @@ async def asking(
     if not credential:
         metrics.REFUSED_CREDENTIALS.labels("none").inc()
         raise Problem(UNAUTHENTICATED, "send 'Authorization: Bearer KEY' with an API key or an access token")
-    state = state_of(request)
-    is_key = looks_like_key(credential)
+    state, kind = state_of(request), kind_of(credential)
     address, now = request.client.host if request.client else "", state.clock.now().timestamp()
-    if is_key and not state.api_keys.remembers(credential):  # who is known is not locked out by others at its address
+    known = kind == "api_key" and state.api_keys.remembers(credential)
+    if kind != "token" and not known:  # who is known is not locked out by others at its address
         state.rate_limits.check_address(address, now)
-    principal = await (state.api_keys.recognise(credential) if is_key else state.tokens.recognise(credential))
+    recognisers: dict[str, Tokens] = {"api_key": state.api_keys, "session": state.sessions, "token": state.tokens}
+    principal = await recognisers[kind].recognise(credential)
     if principal is None:
         state.rate_limits.refused(address, now)
-        metrics.REFUSED_CREDENTIALS.labels("api_key" if is_key else "token").inc()
-        said = (
-            "this API key is not known, or not valid any more"
-            if is_key
-            else "this token is not valid here, or has expired"
-        )
+        metrics.REFUSED_CREDENTIALS.labels(kind).inc()
         raise Problem(
-            UNAUTHENTICATED, said, headers={"WWW-Authenticate": 'Bearer realm="tallystick", error="invalid_token"'}
+            UNAUTHENTICATED,
+            _REFUSED[kind],
+            headers={"WWW-Authenticate": 'Bearer realm="tallystick", error="invalid_token"'},
         )
     request.scope["state"]["who"] = str(principal.key_id or principal.user_id)
     limits = state.rate_limits.admit(principal, now)

@@ -8,10 +8,10 @@ from services.api.auth.principal import Principal
 
 
 class Tokens(Protocol):
-    """Recognises tokens that are no API keys."""
+    """Recognises credentials of one kind."""
 
-    async def recognise(self, token: str) -> Principal | None:
-        """Return whom a token stands for, None if it is not valid here."""
+    async def recognise(self, token: str, /) -> Principal | None:
+        """Return whom a credential stands for, None if it is not valid here."""
 
 
 class NoTokens:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
@@ -23,14 +24,20 @@ WITHOUT_RATE_LIMITS = dict.fromkeys(
 """A clock that stands still never lets anybody ask again."""
 
 
+@pytest.fixture
+def clock() -> FixedClock:
+    """The application's clock; a test moves it on."""
+    return FixedClock(NOW)
+
+
 @pytest_asyncio.fixture
-async def facts(database_pool: Pool) -> Facts:
+async def facts(database_pool: Pool, clock: FixedClock) -> Facts:
     """Makes users, subscriptions and keys, with the rights of the owner."""
-    return Facts(database_pool, FixedClock(NOW))
+    return Facts(database_pool, clock)
 
 
 @pytest_asyncio.fixture
-async def app(database: str) -> AsyncIterator[FastAPI]:
+async def app(database: str, clock: FixedClock) -> AsyncIterator[FastAPI]:
     """The application as it runs, at a time that stands still."""
     settings: Any = {
         "database_url": database,
@@ -39,7 +46,7 @@ async def app(database: str) -> AsyncIterator[FastAPI]:
         **WITHOUT_RATE_LIMITS,
     }
     pool = await create_pool(database, application_name="tests", role="tallystick_api")
-    application = build(Settings(**settings), pool, FixedClock(NOW))
+    application = build(Settings(**settings), pool, clock)
     async with application.router.lifespan_context(application):
         yield application
     await pool.close()
