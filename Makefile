@@ -8,6 +8,7 @@
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
+#   make lock    pin what the image installs, with hashes
 #   make docs    the reference pages that are written from the code
 #   make up      leave a Kafka and a Postgres running for you to use; make down stops them
 #   make clean   remove everything that make, the demo and the tests have put here
@@ -16,7 +17,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-examples test-k8s test-rules chaos lint check docs up down clean
+.PHONY: demo test test-stripe test-examples test-k8s test-rules chaos lint lock check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -39,6 +40,11 @@ test-k8s: $(VENV)/.installed-test $(VENV)/bin/kustomize
 $(VENV)/bin/kustomize: | $(VENV)/bin/python
 	@echo "installing kustomize with Go (once)"
 	@GOBIN=$(abspath $(VENV))/bin go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.2
+
+# What the image installs, pinned with hashes. Run it when the dependencies in pyproject.toml change.
+lock: $(VENV)/.installed-lint
+	@printf 'hatchling>=1.27\n' | $(VENV)/bin/uv pip compile pyproject.toml - --extra documents --extra archive --extra stripe \
+	  --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --no-header --output-file deploy/requirements.lock
 
 # Needs promtool, which Debian's package prometheus has.
 test-rules:
