@@ -120,6 +120,43 @@ async def test_terms_are_listed_and_set(tallystick: Command, database_pool: Pool
     assert "kept 1 month longer" in (await tallystick("tier", "list"))[1]
 
 
+async def test_packages_are_offered_changed_and_retired(tallystick: Command, database_pool: Pool) -> None:
+    terms = (
+        "--credits",
+        "2500",
+        "--price",
+        "190",
+        "--currency",
+        "EUR",
+        "--valid-days",
+        "365",
+        "--tier",
+        "starter",
+        "--by",
+        "grace",
+    )
+    made = await answer(tallystick, "package", "set", "Team Pack", *terms)
+    assert (made["credits"], made["price"], made["valid_days"], made["min_tier"], made["is_active"]) == (
+        "2500", "190", 365, "starter", True,
+    )  # fmt: skip
+    changed = await answer(
+        tallystick, "package", "set", "team pack", "--price", "199.90", "--valid-days", "0", "--by", "ada"
+    )
+    assert {**made, "price": "199.9", "valid_days": None} == changed
+    await answer(tallystick, "package", "set", "team pack", "--price", "199.90", "--by", "ada")
+    await answer(tallystick, "package", "retire", "Team Pack", "--by", "grace")
+    assert "Team Pack" not in (await tallystick("package", "list"))[1]
+    assert "is not on sale already" in (await tallystick("package", "retire", "Team Pack"))[1]
+    assert "is on sale" in (await tallystick("package", "set", "Team Pack", "--tier", "", "--by", "grace"))[1]
+    trail = await database_pool.fetch(
+        "SELECT action, actor, before ->> 'price', after ->> 'price' FROM audit_logs WHERE resource_type = 'credit_package' ORDER BY created_at"
+    )
+    assert [tuple(row) for row in trail] == [
+        ("credits.package_set", "grace", None, "190"), ("credits.package_set", "ada", "190", "199.9"),
+        ("credits.package_retired", "grace", None, None), ("credits.package_set", "grace", None, None),
+    ]  # fmt: skip
+
+
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("balance", "nobody@example.com"), "there is no user 'nobody@example.com'"),
     (("grant", "ada@example.com", "-5", "--why", "x"), "No such option"),
@@ -135,6 +172,14 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("rate", "set", "EURO", "5"), "a rate is above zero"),
     (("rate", "set", "USD", "5", "--from", "2000-01-01"), "has a rate from"),
     (("tier", "set", "ada@example.com", "gold"), "there is no tier 'gold'"),
+    (("package", "set", "New Pack", "--credits", "5"), "a new one needs price, currency"),
+    (("package", "set", "New Pack", "--credits", "0", "--price", "5", "--currency", "EUR"), "credits 0 cannot be"),
+    (("package", "set", "New Pack", "--credits", "5", "--price", "NaN", "--currency", "EUR"), "'NaN' is not an amount"),
+    (("package", "set", "New Pack", "--credits", "5", "--price", "5.001", "--currency", "EUR"), "has too many digits"),
+    (("package", "set", "New Pack", "--credits", "5", "--price", "5", "--currency", "euro"), "'euro' is no currency"),
+    (("package", "set", "Pro Pack", "--currency", "EUR"), "is sold in USD"),
+    (("package", "set", "Pro Pack", "--tier", "gold"), "there is no tier 'gold'"),
+    (("package", "retire", "Gold"), "there is no package 'Gold'"),
     (("topup", "ada@example.com", "--below", "5"), "say --below CREDITS --package NAME"),
     (("topup", "ada@example.com", "--below", "5", "--package", "Gold"), "there is no package 'Gold'"),
 ]

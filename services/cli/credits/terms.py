@@ -36,6 +36,61 @@ def list_packages(
     table(rows, ["name", "credits", "price", "valid", "for tier"])
 
 
+@package.command("set")
+def set_package(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the package, as customers read it.")],
+    *,
+    credits_: Annotated[str | None, typer.Option("--credits", metavar="CREDITS", help="Credits that it has.")] = None,
+    price: Annotated[str | None, typer.Option("--price", metavar="AMOUNT", help="What it costs.")] = None,
+    currency: Annotated[
+        str | None, typer.Option("--currency", metavar="CODE", help="In which currency; fixed later.")
+    ] = None,
+    valid_days: Annotated[
+        int | None, typer.Option("--valid-days", min=0, max=36_500, help="Days after which its credits end; 0: never.")
+    ] = None,
+    tier: Annotated[
+        str | None, typer.Option("--tier", metavar="TIER", help="Only for accounts of this tier or above; '': for all.")
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", metavar="TEXT", help="What customers read.")
+    ] = None,
+    place: Annotated[int | None, typer.Option("--place", min=-1000, max=1000, help="Its place in lists.")] = None,
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Offer a package, or change one: what is left out stays. It is on sale from now on; what was bought before stays as it was bought."""
+    from services.billing.credits.desk.packages import Terms, set_package  # noqa: PLC0415
+
+    terms = Terms(
+        amount(credits_) if credits_ is not None else None, amount(price) if price is not None else None, currency, description,
+        valid_days, tier, place,
+    )  # fmt: skip
+    done = change(by, "", lambda connection: set_package(connection, name, terms))
+    _tell_package(done, "is on sale", as_json=as_json)
+
+
+@package.command("retire")
+def retire_package(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the package; its id does as well.")],
+    *,
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a package off sale, also for automatic top-ups. Credits that it sold stay. `set` offers it again."""
+    from services.billing.credits.desk.packages import retire_package  # noqa: PLC0415
+
+    done = change(by, "", lambda connection: retire_package(connection, name))
+    _tell_package(done, "is not on sale any more", as_json=as_json)
+
+
+def _tell_package(done: Any, words: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+        return
+    what = f"{number(done['credits'])} credits for {number(done['price'])} {done['currency']}"
+    typer.echo(operator.harmless(f"{done['name']} ({what}) {words}"))
+
+
 @rate.command("list")
 def list_rates(*, as_json: AsJson = False) -> None:
     """List the rates: what one unit of a currency is worth, from which hour."""

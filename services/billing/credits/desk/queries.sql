@@ -90,3 +90,28 @@ ON CONFLICT (user_id) DO UPDATE SET auto_topup_threshold = excluded.auto_topup_t
 -- Tells a user ($1) when the balance falls below $2; NULL: not any more.
 INSERT INTO user_credits (user_id, low_balance_threshold) VALUES ($1, $2)
 ON CONFLICT (user_id) DO UPDATE SET low_balance_threshold = excluded.low_balance_threshold;
+
+-- name: lock_package
+-- A package by its name or id ($1), for this transaction alone.
+SELECT * FROM credit_packages WHERE lower(name) = lower($1) OR id::text = $1 FOR UPDATE;
+
+-- name: known_tier
+-- Whether there is such a tier.
+SELECT EXISTS (SELECT FROM credit_tiers WHERE tier = $1);
+
+-- name: put_package
+-- Offers a package ($1 name), or changes what $2 (an object) says of it.
+INSERT INTO credit_packages AS p (name, description, credits, price, currency, valid_days, min_tier, sort_order, is_active)
+SELECT $1, w.description, coalesce(w.credits, o.credits, 1), coalesce(w.price, o.price, 0), coalesce(w.currency, o.currency, 'USD'), w.valid_days,
+       w.min_tier, coalesce(w.sort_order, 0), w.is_active
+FROM jsonb_populate_record(NULL::credit_packages, $2::jsonb) w LEFT JOIN credit_packages o ON o.name = $1
+ON CONFLICT (name) DO UPDATE SET
+    description = coalesce(excluded.description, p.description), credits = excluded.credits, price = excluded.price,
+    valid_days = CASE WHEN $2::jsonb ? 'valid_days' THEN excluded.valid_days ELSE p.valid_days END,
+    min_tier = CASE WHEN $2::jsonb ? 'min_tier' THEN excluded.min_tier ELSE p.min_tier END,
+    sort_order = CASE WHEN $2::jsonb ? 'sort_order' THEN excluded.sort_order ELSE p.sort_order END, is_active = excluded.is_active
+RETURNING p.id, p.name, p.description, p.credits, p.price, p.currency, p.valid_days, p.min_tier, p.sort_order, p.is_active;
+
+-- name: audit_package
+-- Notes what an operator did to a package ($2): action $1, what it was $3, what it became $4. Who did it is the transaction's actor.
+INSERT INTO audit_logs (action, resource_type, resource_id, before, after) VALUES ($1, 'credit_package', $2, $3, $4);
