@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 from services.accounts.sessions.desk import Sessions
 from services.api import answering, problems
 from services.api.auth.api_keys import ApiKeys
+from services.api.auth.oidc.opening import tokens_of
 from services.api.auth.sessions import LoggedIn
-from services.api.auth.tokens import NoTokens
 from services.api.boundary import Boundary
 from services.api.capabilities import Capabilities
 from services.api.database import Database
@@ -59,7 +59,7 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
                 timedelta(days=settings.api_session_days),
             )
         ),
-        tokens=NoTokens(),
+        tokens=tokens_of(settings, pool, clock),
         capabilities=Capabilities(settings),
         rate_limits=settings.rate_limits(),
         events=_intake(settings, pool, clock),

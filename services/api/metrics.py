@@ -50,3 +50,8 @@ NOT_ACKNOWLEDGED = Counter(
 LOGINS = Counter(
     "tallystick_api_logins", "Logins with a password, by how they ended: done, refused, limited.", ["result"]
 )
+KEY_FETCHES = Counter(
+    "tallystick_api_oidc_key_fetches",
+    "Times the identity provider was asked for its keys, by result: done, failed.",
+    ["result"],
+)

@@ -86,6 +86,40 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
         30, ge=1, le=365, description="How long a login lasts, however often it is refreshed."
     )
 
+    oidc_issuer: str = Field(
+        "", description="Issuer of the tokens that are valid here, as their claim iss names it; empty: none are."
+    )
+    oidc_audience: str = Field("", description="What the claim aud of a token has to name: this API.")
+    oidc_jwks_url: str = Field(
+        "", description="Where the issuer publishes its keys; empty: where its discovery document says."
+    )
+    oidc_algorithms: str = Field(
+        "RS256,ES256", description="Algorithms that tokens may be signed with, comma-separated; asymmetric ones only."
+    )
+    oidc_leeway_seconds: float = Field(30.0, ge=0, le=300, description="How far the issuer's clock may be from ours.")
+    oidc_keys_seconds: float = Field(
+        3600.0,
+        ge=30,
+        description="How old the issuer's keys may be before they are fetched again; while that fails, they are kept.",
+    )
+    oidc_ca_file: str = Field(
+        "", description="Certificates (PEM) that the issuer's is checked against; the system's without it."
+    )
+    oidc_role_claims: str = Field(
+        "realm_access/roles,groups",
+        description="Where tokens name roles or groups, comma-separated; a / goes one level down. Keycloak: realm_access/roles, "
+        "resource_access/CLIENT/roles; OpenShift: groups.",
+    )
+    oidc_roles: str = Field(
+        "",
+        description="What these names give here, such as admin=tallystick-admins,finance=billing-team,service=gateways. Roles of the "
+        "user's row are added.",
+    )
+    oidc_create_users: bool = Field(
+        False,
+        description="Whether somebody with a valid token, and an e-mail address in it, becomes a user at the first login.",
+    )
+
     def rate_limits(self) -> RateLimits:
         """Return the limits of this process, with nothing taken yet."""
         return RateLimits(

@@ -1,0 +1,1 @@
+"""Tokens of an identity provider (OpenID Connect): Keycloak, OpenShift, and others that publish their keys."""
