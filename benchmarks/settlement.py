@@ -1,11 +1,14 @@
-"""How fast prepaid usage becomes ledger entries, beside bare UPDATEs of as many balances.
+"""Whether debits keep up with a rate of events; and how fast prepaid usage becomes ledger entries, beside bare UPDATEs of as many balances.
 
-    python -m benchmarks.settlement [--users 5000] [--rows 4] [--windows 3] [--json FILE]
+    python -m benchmarks.settlement [--events-per-second 60000] [--users 5000] [--rows 4] [--windows 3] [--json FILE]
 
-Every user has `--rows` rows of rated usage in each window. A settlement claims them, writes one ledger entry and what each grant paid,
-moves account and grants, records the settlement, and checks at COMMIT that ledger, grants and balance agree. The limit is a bare table
-of balances that is updated in chunks as large, one transaction each: what Postgres needs at least to remember them. Beside the rates it
-prints CPU (this process and its session in Postgres), which other work on the machine disturbs less.
+A ledger entry is of a user and a window of 5 s, never of an event: what has to be kept up with is users, and the events only say how much
+each has used. So `--users` prepaid users share what so many events per second are in a window; each has `--rows` rows of rated usage. A
+settlement claims them, writes one ledger entry and what each grant paid, moves account and grants, records the settlement, and checks at
+COMMIT that ledger, grants and balance agree. It keeps up if every window is settled in less than a window.
+
+The limit is a bare table of balances that is updated in chunks as large, one transaction each: what Postgres needs at least to remember
+them. Beside the rates it prints CPU (this process and its session in Postgres), which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -37,7 +40,6 @@ from shared.outbox import Outbox
 from shared.postgres import create_pool
 
 WINDOW_SECONDS = 5
-EVENTS_PER_SECOND = 60_000
 GRANTS = 3
 """Open grants of each user: an allowance, a gift, a purchase."""
 HOUR = datetime(2026, 11, 1, tzinfo=UTC)
@@ -100,14 +102,15 @@ async def prepare(connection: asyncpg.Connection, users: int) -> None:
     await connection.execute("INSERT INTO bare SELECT user_id, balance FROM user_credits")
 
 
-async def use(connection: asyncpg.Connection, window: int, rows: int) -> None:
-    """Rate a window's usage of every user, as so many rows."""
+async def use(connection: asyncpg.Connection, window: int, rows: int, events: int) -> None:
+    """Rate a window's usage of every user, as so many rows of so many events."""
     await connection.execute(
         """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens,
                                     price_id, multiplier, currency, amount)
-           SELECT s.id, $1, 'gpt-4o', md5(format('run %s %s', $2::int, r))::uuid, s.user_id, 'prepaid', 15, 1500, $4, 1, 'USD', 0.00375
+           SELECT s.id, $1, 'gpt-4o', md5(format('run %s %s', $2::int, r))::uuid, s.user_id, 'prepaid', $5::bigint, $5 * 100, $4, 1, 'USD',
+                  $5 * 100 * 0.0000025
            FROM subscriptions s CROSS JOIN generate_series(1, $3::int) r WHERE s.billing_mode = 'prepaid'""",
-        HOUR, window, rows, UUID(int=1),
+        HOUR, window, rows, UUID(int=1), events,
     )  # fmt: skip
     await connection.execute("VACUUM ANALYZE rated_usage")
     await connection.execute("CHECKPOINT")
@@ -126,7 +129,9 @@ async def bare_updates(connection: asyncpg.Connection) -> int:
     return len(ids)
 
 
-async def measure(server: str, users: int, rows: int, windows: int) -> tuple[list[Cost], list[Cost]]:
+async def measure(
+    server: str, users: int, rows: int, windows: int, events_of_row: int
+) -> tuple[list[Cost], list[Cost]]:
     """Return what a settlement cost, and what a bare UPDATE, for each window."""
     async with database(server) as (url, connection):
         await prepare(connection, users)
@@ -135,7 +140,7 @@ async def measure(server: str, users: int, rows: int, windows: int) -> tuple[lis
         settling = Settling(pool, SystemClock(), Outbox("billing_outbox"), Pending({}, Decimal("0.8")))
         ours, limit = [], []
         for window in range(windows):
-            await use(connection, window, rows)
+            await use(connection, window, rows, events_of_row)
             async with pool.acquire() as session:
                 with Meter(pid) as bare:
                     assert await bare_updates(session) == users
@@ -161,17 +166,30 @@ async def measure(server: str, users: int, rows: int, windows: int) -> tuple[lis
 def main() -> None:
     """Run and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events-per-second", type=int, default=60_000, help="events of all users together")
     parser.add_argument("--users", type=int, default=5_000, help="users with usage in a window")
     parser.add_argument("--rows", type=int, default=4, help="rows of rated usage of each user in a window")
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
+    events_of_row = round(options.events_per_second * WINDOW_SECONDS / options.users / options.rows)
+    if not events_of_row:
+        parser.error(
+            "there are more rows than events in a window: give fewer --users or --rows, or more --events-per-second"
+        )
     with running_stack(servers=("postgres",), say=lambda line: print(line, file=sys.stderr)) as running:
-        ours, limit = asyncio.run(measure(running.stack.database_url, options.users, options.rows, options.windows))
-    settled, bare = (statistics.median(1 / cost.clock for cost in costs) for costs in (ours, limit))
-    cpu, bare_cpu = (statistics.median(cost.cpu for cost in costs) * 1e6 for costs in (ours, limit))
-    in_window = settled * WINDOW_SECONDS
-    figures = {
+        server = running.stack.database_url
+        ours, limit = asyncio.run(measure(server, options.users, options.rows, options.windows, events_of_row))
+    events = options.users * options.rows * events_of_row
+    figures = {**_circumstances(), **_figures(options.users, events, ours, limit)}
+    print(json.dumps(figures, indent=2))
+    print(_verdict(options.users, events, ours), file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _circumstances() -> dict[str, object]:
+    return {
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
             capture_output=True,
@@ -179,20 +197,42 @@ def main() -> None:
             check=False,
         ).stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "users": options.users,
-        "rated_rows_per_user_and_window": options.rows,
+        "load_of_the_machine": round(os.getloadavg()[0], 1),
+    }
+
+
+def _figures(users: int, events: int, ours: list[Cost], limit: list[Cost]) -> dict[str, object]:
+    """Return the figures of windows of so many users and events."""
+    settled, bare = (statistics.median(1 / cost.clock for cost in costs) for costs in (ours, limit))
+    cpu, bare_cpu = (statistics.median(cost.cpu for cost in costs) for costs in (ours, limit))
+    return {
+        "users": users,
+        "events_in_a_window": events,
+        "events_per_second": round(events / WINDOW_SECONDS),
+        "settlements_per_second_that_this_needs": round(users / WINDOW_SECONDS),
         "settled_per_second": [round(1 / cost.clock) for cost in ours],
+        "seconds_of_each_window_of_5_s": [round(cost.clock * users, 2) for cost in ours],
+        "keeps_up": _keeps_up(users, ours),
+        "cores_busy_with_it": round(cpu * users / WINDOW_SECONDS, 2),
+        "users_that_one_worker_settles_in_a_window": round(settled * WINDOW_SECONDS),
         "bare_updates_per_second": [round(1 / cost.clock) for cost in limit],
         "ratio": round(settled / bare, 3),
-        "cpu_microseconds_per_settlement": round(cpu),
-        "cpu_microseconds_per_bare_update": round(bare_cpu, 1),
-        "load_of_the_machine": round(os.getloadavg()[0], 1),
-        "users_that_one_worker_settles_in_a_window_of_5_s": round(in_window),
-        "events_per_user_and_window_at_60k_events_per_second": round(EVENTS_PER_SECOND * WINDOW_SECONDS / in_window, 1),
+        "cpu_microseconds_per_settlement": round(cpu * 1e6),
+        "cpu_microseconds_per_bare_update": round(bare_cpu * 1e6, 1),
     }
-    print(json.dumps(figures, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _keeps_up(users: int, costs: list[Cost]) -> bool:
+    return all(cost.clock * users < WINDOW_SECONDS for cost in costs)
+
+
+def _verdict(users: int, events: int, costs: list[Cost]) -> str:
+    slowest = max(cost.clock for cost in costs) * users
+    return (
+        f"{events / WINDOW_SECONDS:,.0f} events/s of {users:,} prepaid users are {users / WINDOW_SECONDS:,.0f} settlements/s: "
+        f"{'keeps up' if _keeps_up(users, costs) else 'does NOT keep up'} "
+        f"(a window of {WINDOW_SECONDS} s was settled in {slowest:.2f} s at most)"
+    )
 
 
 if __name__ == "__main__":
