@@ -44,7 +44,7 @@ ELSEWHERE = {
         take_invoice_number complete_credit complete_billing_alert""",
     "test_schema_invoices.py": """party_of_entity party_of_customer erase_billing_profile audit_party invoice_number_text keep_invoice_prefix
         check_invoice_transition audit_invoice complete_invoice_line protect_issued_lines book_credit_note check_credit_note_lines
-        check_credit_note usage_line_id""",
+        check_credit_note usage_line_id keep_invoice_of_lines""",
     "test_payments_recording.py": "audit_payment",
     "test_schema_tenants.py": "app_current_user_id refuse_missing_tenant tenant_relations",
     "test_key_command.py": "audit_api_key",
@@ -316,6 +316,31 @@ async def test_the_digest_of_rated_usage_tells_what_was_rated_not_who_bills_it(c
     other = await make_subscription(connection, user)
     await rate_usage(connection, other, user, **priced)
     assert await connection.fetchval(digest, other) != before
+
+
+async def test_the_digest_of_rated_usage_is_what_it_was_when_it_was_made_by_way_of_jsonb(
+    connection: Connection,
+) -> None:
+    """The checksums of lines that were issued then stay true."""
+    user = await make_user(connection)
+    id_ = await make_subscription(connection, user)
+    for name in ("gpt-4o", "", 'a "quoted" \\ model', "línea\n\t\x01\x7f\u2028", "模型 🦙"):
+        for latency, amount in ((0, "1.500"), (1250, "-0.0000070"), (3, "12345678901234567890.1")):
+            priced = {"price_id": uuid7(), "currency": "USD", "amount": Decimal(amount), "multiplier": Decimal("1.50")}
+            await rate_usage(connection, id_, user, model_id=name, feature_type=name[:3], latency_ms=latency, **priced)
+    await rate_usage(connection, id_, user, byok=True, status_class=5, latency_ms=7)  # without a price
+    rows = await connection.fetch(
+        """SELECT rated_usage_digest(r) AS now, ('x' || encode(substr(sha256(convert_to((jsonb_build_array(
+                      r.subscription_id, extract(epoch FROM r.hour)::bigint, r.model_id, r.tool_name, r.feature_type, r.power_level, r.byok,
+                      r.status_class, r.rating_run_id, r.requests, r.request_tokens, r.response_tokens, r.cached_tokens,
+                      r.price_id, trim_scale(r.multiplier), trim_scale(r.amount))
+                      || CASE WHEN r.latency_ms = 0 THEN '[]' ELSE to_jsonb(r.latency_ms) END)::text,
+                      'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric AS before
+           FROM rated_usage r WHERE subscription_id = $1""",
+        id_,
+    )
+    assert [row["now"] for row in rows] == [row["before"] for row in rows]
+    assert len({row["now"] for row in rows}) == 16
 
 
 @covers("anonymise_user")

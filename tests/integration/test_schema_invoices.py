@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from shared.ids import uuid7
-from shared.postgres import Connection
+from shared.postgres import Connection, Pool
 from tests.integration.schema_facts import (
     NOON,
     insert,
@@ -156,6 +158,49 @@ async def test_lines_are_added_to_drafts_and_name_what_exists(connection: Connec
         await add_line(connection, invoice, "1.00", position=3)
 
 
+async def test_an_invoice_with_lines_stays_and_keeps_its_currency(connection: Connection) -> None:
+    # keep_invoice_of_lines(): what a foreign key of the lines did.
+    invoice = await make_invoice(connection, await make_user(connection))
+    line = await add_line(connection, invoice, "1.00")
+    for change in ("DELETE FROM invoices WHERE id = $1", "UPDATE invoices SET currency = 'EUR' WHERE id = $1",
+                   "UPDATE invoices SET id = gen_random_uuid() WHERE id = $1"):  # fmt: skip
+        async with violates(connection, "line_has_the_invoice_currency"):
+            await connection.execute(change, invoice)
+    await connection.execute("DELETE FROM invoice_lines WHERE id = $1", line)
+    await connection.execute("UPDATE invoices SET currency = 'EUR' WHERE id = $1", invoice)
+    await connection.execute("DELETE FROM invoices WHERE id = $1", invoice)
+    async with violates(connection, "line_has_the_invoice_currency"):
+        await add_line(connection, invoice, "1.00", currency="EUR")
+
+
+async def blocked(connection: Connection, other: Connection, waiting: asyncio.Task[Any]) -> None:
+    """Return when `other`, which does what `waiting` stands for, waits for a lock of somebody else."""
+    while not await connection.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", other.get_server_pid()):
+        assert not waiting.done(), "it did not wait"
+
+
+async def test_no_line_comes_to_an_invoice_that_is_being_deleted(database_pool: Pool) -> None:
+    async with database_pool.acquire() as one, database_pool.acquire() as other:
+        invoice = await make_invoice(one, await make_user(one))
+        async with one.transaction():
+            await one.execute("DELETE FROM invoices WHERE id = $1", invoice)
+            late = asyncio.create_task(add_line(other, invoice, "1.00", currency="USD"))
+            await blocked(one, other, late)
+        with pytest.raises(asyncpg.ForeignKeyViolationError, match="does not exist"):
+            await late
+
+
+async def test_no_invoice_goes_that_is_given_a_line_meanwhile(database_pool: Pool) -> None:
+    async with database_pool.acquire() as one, database_pool.acquire() as other:
+        invoice = await make_invoice(one, await make_user(one))
+        async with one.transaction():
+            await add_line(one, invoice, "1.00")
+            late = asyncio.create_task(other.execute("DELETE FROM invoices WHERE id = $1", invoice))
+            await blocked(one, other, late)
+        with pytest.raises(asyncpg.ForeignKeyViolationError, match="has lines"):
+            await late
+
+
 async def test_a_charge_is_charged_once_for_ever(connection: Connection) -> None:
     invoice = await make_invoice(connection, await make_user(connection))
     await add_line(connection, invoice, "1.00", charge_key="fee:1")
@@ -186,6 +231,9 @@ async def test_usage_that_one_price_charges_alike_shares_a_line(connection: Conn
     distinct = [row["id"] for row in ids]
     assert (distinct[0], distinct[3]) == (distinct[1], distinct[4])
     assert len(set(distinct)) == 6
+    assert {id_.bytes[:6] for id_ in distinct} == {bytes(6)}, (
+        "they begin as the id of their invoice does, with its time"
+    )
 
 
 # --- parties (party_of_entity, party_of_customer, audit_party, erase_billing_profile, keep_invoice_prefix, invoice_number_text) ---

@@ -7,15 +7,17 @@ exact amounts of its lines sum to what was rated.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import msgspec
+
 from services.billing.plans.charge import Charge
-from services.billing.rating.rating import COMPONENTS, ONE_TOKEN_OF_1K, Component
+from services.billing.rating.rating import ONE_TOKEN_OF_1K, Component
 from shared.errors import BrokenInvariant
 from shared.ids import uuid7
 from shared.money import exact
@@ -39,8 +41,7 @@ UNITS: Final[dict[str | None, tuple[str, str]]] = {
 """What `price_per_unit` is for: its name on a line, and the unit."""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageGroup:
+class UsageGroup(msgspec.Struct, frozen=True, gc=False):
     """Rated usage of one subscription that one price and factor charge alike, within `[period_start, period_end)`.
 
     `billed_*` are the quantities that the price charges for, `price_*` its prices before the factor; `amount` is the
@@ -76,19 +77,19 @@ class UsageGroup:
     last_event_at: datetime | None
     checksum: str
 
-    def billed(self, component: Component) -> tuple[int | Decimal, Decimal]:
-        """Return the quantity that is charged for and the price of one unit of it, factor applied. Call it in `exact()`."""
-        match component:
-            case "requests":
-                return self.billed_requests, self.price_per_request * self.multiplier
-            case "input":
-                return self.billed_input, self.input_price_per_1k * ONE_TOKEN_OF_1K * self.multiplier
-            case "cached_input":
-                return self.billed_cached_input, self.cached_input_price_per_1k * ONE_TOKEN_OF_1K * self.multiplier
-            case "output":
-                return self.billed_output, self.output_price_per_1k * ONE_TOKEN_OF_1K * self.multiplier
-            case _:
-                return self.billed_units, self.price_per_unit * self.multiplier
+    def charged(self) -> Iterator[tuple[Component, int | Decimal, Decimal]]:
+        """Yield what costs something: its quantity, and the price of one unit of it, factor applied. Call it in `exact()`."""
+        if self.billed_requests and (price := self.price_per_request * self.multiplier):
+            yield "requests", self.billed_requests, price
+        of_1k = ONE_TOKEN_OF_1K * self.multiplier
+        if self.billed_input and (price := self.input_price_per_1k * of_1k):
+            yield "input", self.billed_input, price
+        if self.billed_cached_input and (price := self.cached_input_price_per_1k * of_1k):
+            yield "cached_input", self.billed_cached_input, price
+        if self.billed_output and (price := self.output_price_per_1k * of_1k):
+            yield "output", self.billed_output, price
+        if self.billed_units and (price := self.price_per_unit * self.multiplier):
+            yield "units", self.billed_units, price
 
     @property
     def subject(self) -> str:
@@ -111,8 +112,7 @@ class Fee:
     period_end: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A line before rounding. `exact_amount` is `quantity` times `unit_price`; usage lines carry their provenance."""
 
     id: UUID
@@ -133,7 +133,7 @@ class Line:
     first_event_at: datetime | None = None
     last_event_at: datetime | None = None
     checksum: str | None = None
-    dimensions: dict[str, Any] = field(default_factory=dict)
+    dimensions: dict[str, Any] = {}
 
 
 def usage_lines(group: UsageGroup, period: Period) -> list[Line]:
@@ -143,8 +143,7 @@ def usage_lines(group: UsageGroup, period: Period) -> list[Line]:
     Raises `BrokenInvariant` if the lines would not sum to what was rated.
     """
     with exact():
-        components = [(c, *group.billed(c)) for c in COMPONENTS]
-        charged = [(c, quantity, price, quantity * price) for c, quantity, price in components if quantity and price]
+        charged = [(c, quantity, price, quantity * price) for c, quantity, price in group.charged()]
         if sum([amount for *_, amount in charged], Decimal(0)) != group.amount:
             raise BrokenInvariant(
                 f"rated usage of subscription {group.subscription_id} by price {group.price_id} is {group.amount}, but its "

@@ -2,13 +2,14 @@
 
 -- name: customers_with_usage
 -- Who has postpaid usage before $2 that is not invoiced, in which currency, and no invoice for [$1, $2) yet; of all, or of user $3.
-SELECT DISTINCT r.user_id, r.currency
-FROM rated_usage r
-WHERE r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL AND r.hour < $2::timestamptz
-  AND ($3::uuid IS NULL OR r.user_id = $3)
-  AND NOT EXISTS (SELECT FROM invoices i WHERE i.user_id = r.user_id AND i.currency = r.currency AND i.kind = 'usage' AND NOT i.rebilled
+SELECT c.user_id, c.currency
+FROM (SELECT DISTINCT r.user_id, r.currency
+      FROM rated_usage r
+      WHERE r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL AND r.hour < $2::timestamptz
+        AND ($3::uuid IS NULL OR r.user_id = $3)) c
+WHERE NOT EXISTS (SELECT FROM invoices i WHERE i.user_id = c.user_id AND i.currency = c.currency AND i.kind = 'usage' AND NOT i.rebilled
                     AND i.period_start = $1 AND i.period_end = $2 AND i.number IS NOT NULL)
-ORDER BY r.user_id, r.currency;
+ORDER BY c.user_id, c.currency;
 
 -- name: invoiced
 -- In which currencies user $1 has an invoice for [$2, $3) that is issued and not to be made anew.
@@ -31,6 +32,12 @@ LEFT JOIN billing_profiles p ON p.user_id = u.id
 JOIN legal_entities e ON e.id = coalesce(p.entity, $2)
 WHERE u.id = ANY($1::uuid[]);
 
+-- name: by_index
+-- For the rest of the transaction: look up by index. It concerns few customers of tables that grow while it is repeated, and that have no
+-- statistics of what was written a minute ago: the planner would read them whole, every time. Without JIT, because up to PostgreSQL 17 a
+-- small table that has to be read whole then counts as so costly that the query is compiled.
+SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
+
 -- name: draft
 -- Begins an invoice ($1 id, $2 user, $3 currency) for [$4, $5) of each customer that has none. The unique index makes a second
 -- worker wait here for the first.
@@ -45,7 +52,7 @@ ON CONFLICT (user_id, currency, period_start, period_end) WHERE kind = 'usage' A
 -- the invoice issued, and leaves the customer out. Locked in the order in which everybody locks them.
 SELECT i.id, i.user_id, i.currency
 FROM invoices i JOIN unnest($1::uuid[], $2::text[]) AS c (user_id, currency) ON i.user_id = c.user_id AND i.currency = c.currency
-WHERE i.kind = 'usage' AND NOT i.rebilled AND i.period_start = $3 AND i.period_end = $4 AND i.number IS NULL AND i.status = 'draft'
+WHERE i.user_id = ANY($1) AND i.kind = 'usage' AND NOT i.rebilled AND i.period_start = $3 AND i.period_end = $4 AND i.number IS NULL AND i.status = 'draft'
 ORDER BY i.user_id, i.currency
 FOR UPDATE OF i;
 
@@ -54,21 +61,22 @@ FOR UPDATE OF i;
 -- A group is what one price charges alike: of a model whatever the feature, else by tool and feature; usage from before $4 by its month.
 -- The id of its line is derived from its key, so that one statement marks and sums the same rows: usage that is rated meanwhile is in
 -- neither. Usage that was taken back before it was billed, and so sums to nothing, stays where it is. `preview` is the same without marks.
+-- That users are named twice, as a list too, makes sure that they are looked up.
 WITH drafts AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS d (invoice_id, user_id, currency)
 ), corrected AS MATERIALIZED (
-    SELECT DISTINCT d.* FROM drafts d JOIN rated_usage r ON r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
+    SELECT DISTINCT d.* FROM drafts d JOIN rated_usage r ON r.user_id = d.user_id AND r.user_id = ANY($2) AND r.currency = d.currency AND r.hour < $5
      AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL AND r.requests <= 0
 ), nothing AS MATERIALIZED (
     SELECT usage_line_id(d.invoice_id, r, $4::timestamptz) AS line_id
-    FROM corrected d JOIN rated_usage r ON r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
+    FROM corrected d JOIN rated_usage r ON r.user_id = d.user_id AND r.user_id = ANY($2) AND r.currency = d.currency AND r.hour < $5
      AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL
     GROUP BY 1 HAVING sum(r.requests) = 0 AND sum(r.amount) = 0
 ), claimed AS (
     UPDATE rated_usage r
     SET invoice_line_id = usage_line_id(d.invoice_id, r, $4::timestamptz)
     FROM drafts d
-    WHERE r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
+    WHERE r.user_id = d.user_id AND r.user_id = ANY($2) AND r.currency = d.currency AND r.hour < $5
       AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL
       AND ((SELECT count(*) FROM nothing) = 0 OR usage_line_id(d.invoice_id, r, $4) NOT IN (SELECT line_id FROM nothing))
     RETURNING d.invoice_id, r.invoice_line_id AS line_id, r.subscription_id, r.price_id, r.model_id,
@@ -100,11 +108,11 @@ GROUP BY c.invoice_id, c.line_id, c.subscription_id, c.price_id, c.model_id, c.t
 WITH drafts AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS d (invoice_id, user_id, currency)
 ), corrected AS MATERIALIZED (
-    SELECT DISTINCT d.* FROM drafts d JOIN rated_usage r ON r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
+    SELECT DISTINCT d.* FROM drafts d JOIN rated_usage r ON r.user_id = d.user_id AND r.user_id = ANY($2) AND r.currency = d.currency AND r.hour < $5
      AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL AND r.requests <= 0
 ), nothing AS MATERIALIZED (
     SELECT usage_line_id(d.invoice_id, r, $4::timestamptz) AS line_id
-    FROM corrected d JOIN rated_usage r ON r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
+    FROM corrected d JOIN rated_usage r ON r.user_id = d.user_id AND r.user_id = ANY($2) AND r.currency = d.currency AND r.hour < $5
      AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL
     GROUP BY 1 HAVING sum(r.requests) = 0 AND sum(r.amount) = 0
 ), claimed AS (
@@ -115,7 +123,7 @@ WITH drafts AS MATERIALIZED (
            r.power_level, r.byok, r.multiplier, r.hour, r.status_class, r.requests, r.request_tokens, r.cached_tokens, r.response_tokens,
            r.latency_ms, r.tokens_returned, r.amount, r.first_event_at, r.last_event_at, rated_usage_digest(r) AS digest
     FROM drafts d
-    JOIN rated_usage r ON r.user_id = d.user_id AND r.currency = d.currency AND r.hour < $5::timestamptz
+    JOIN rated_usage r ON r.user_id = d.user_id AND r.user_id = ANY($2) AND r.currency = d.currency AND r.hour < $5
      AND r.billing_mode = 'postpaid' AND r.invoice_line_id IS NULL AND r.amount IS NOT NULL
     WHERE (SELECT count(*) FROM nothing) = 0 OR usage_line_id(d.invoice_id, r, $4) NOT IN (SELECT line_id FROM nothing)
 )
@@ -143,7 +151,7 @@ SELECT i.user_id, i.currency, l.id AS line_id, i.number, l.exact_amount
 FROM invoices i
 JOIN unnest($1::uuid[], $2::text[]) AS c (user_id, currency) ON i.user_id = c.user_id AND i.currency = c.currency
 JOIN invoice_lines l ON l.invoice_id = i.id AND l.kind = 'carried' AND l.exact_amount > 0
-WHERE i.number IS NOT NULL AND NOT i.rebilled
+WHERE i.user_id = ANY($1) AND i.number IS NOT NULL AND NOT i.rebilled
   AND NOT EXISTS (SELECT FROM invoice_lines t WHERE t.charge_key = 'carried:' || l.id)
 ORDER BY i.issue_date, i.number;
 
@@ -154,22 +162,22 @@ FROM credits g JOIN unnest($1::uuid[], $2::text[]) AS c (user_id, currency) ON g
 WHERE g.remaining > 0;
 
 -- name: insert_lines
--- Writes the lines of drafts. Not by COPY: that is refused under row-level security, to which billing's role is subject. Numbers come as
--- text: the driver encodes that faster, and text is exact.
+-- Writes the lines of drafts ($1 id, $2 currency, $3 category of tax, $4 rate); $5 says whose each line is, by number in $1.
+-- Not by COPY: that is refused under row-level security, to which billing's role is subject. Numbers come as text: the driver encodes that
+-- faster, and text is exact.
 INSERT INTO invoice_lines (
     id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity, unit, unit_price, price_id,
     usage_line_id, exact_amount, amount, currency, event_count, first_event_at, last_event_at, checksum, period_start, period_end,
     charge_key, tax_category, tax_rate)
-SELECT id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity::numeric, unit, unit_price::numeric, price_id,
-       usage_line_id, exact_amount::numeric, amount::numeric, currency, event_count, first_event_at, last_event_at, checksum, period_start,
-       period_end, charge_key, tax_category, tax_rate::numeric
+SELECT id, ($1::uuid[])[number], position, kind, description, subscription_id, dimensions, component, quantity::numeric, unit,
+       unit_price::numeric, price_id, usage_line_id, exact_amount::numeric, amount::numeric, ($2::text[])[number], event_count, first_event_at,
+       last_event_at, checksum, period_start, period_end, charge_key, ($3::text[])[number], ($4::numeric[])[number]
 FROM unnest(
-    $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::uuid[], $7::jsonb[], $8::text[], $9::text[], $10::text[], $11::text[],
-    $12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[], $17::bigint[], $18::timestamptz[], $19::timestamptz[], $20::text[],
-    $21::timestamptz[], $22::timestamptz[], $23::text[], $24::text[], $25::text[])
-    AS l (id, invoice_id, position, kind, description, subscription_id, dimensions, component, quantity, unit, unit_price, price_id,
-          usage_line_id, exact_amount, amount, currency, event_count, first_event_at, last_event_at, checksum, period_start, period_end,
-          charge_key, tax_category, tax_rate);
+    $5::int[], $6::int[], $7::uuid[], $8::text[], $9::text[], $10::uuid[], $11::jsonb[], $12::text[], $13::text[], $14::text[], $15::text[],
+    $16::uuid[], $17::uuid[], $18::text[], $19::text[], $20::bigint[], $21::timestamptz[], $22::timestamptz[], $23::text[],
+    $24::timestamptz[], $25::timestamptz[], $26::text[])
+    AS l (number, position, id, kind, description, subscription_id, dimensions, component, quantity, unit, unit_price, price_id,
+          usage_line_id, exact_amount, amount, event_count, first_event_at, last_event_at, checksum, period_start, period_end, charge_key);
 
 -- name: discard
 -- Takes back drafts that turned out to have nothing on them.

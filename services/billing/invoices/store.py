@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -57,6 +56,7 @@ async def draft(
     connection: Connection, period: Period, customers: Sequence[Customer], *, entity: str
 ) -> dict[UUID, Customer]:
     """Begin the invoices of customers, or take up drafts of theirs, for this transaction alone; who has an invoice is left out."""
+    await connection.execute(SQL["by_index"])
     users, currencies = [c.user_id for c in customers], [c.currency for c in customers]
     kind = "monthly" if period == Period.month_of(period.start) else "custom"
     ids = [uuid7() for _ in customers]
@@ -101,22 +101,23 @@ async def with_grants(connection: Connection, customers: Collection[Customer]) -
 
 async def insert_lines(connection: Connection, invoices: Sequence[Invoice]) -> None:
     """Write the lines of drafts."""
-    records = [record for invoice in invoices for record in _line_records(invoice)]
-    if records:
-        await connection.execute(SQL["insert_lines"], *zip(*records, strict=True))
-
-
-def _line_records(invoice: Invoice) -> Iterator[tuple[Any, ...]]:
-    """Yield the parameters of insert_lines, one line at a time."""
-    category, rate = invoice.line_tax.category, str(invoice.line_tax.rate)
-    for position, (line, amount) in enumerate(zip(invoice.lines, invoice.amounts, strict=True), start=1):
-        yield (
-            line.id, invoice.id, position, line.kind, line.description, line.subscription_id, _encode(line.dimensions).decode(),
-            line.component, str(line.quantity), line.unit, None if line.unit_price is None else str(line.unit_price), line.price_id,
-            line.usage_line_id, str(line.exact_amount), str(amount),
-            invoice.currency, line.event_count, line.first_event_at, line.last_event_at, line.checksum, line.period_start,
-            line.period_end, line.charge_key, category, rate,
-        )  # fmt: skip
+    lines = [line for invoice in invoices for line in invoice.lines]
+    if not lines:
+        return
+    of = [(number, place) for number, i in enumerate(invoices, 1) for place in range(1, len(i.lines) + 1)]
+    await connection.execute(
+        SQL["insert_lines"],
+        [i.id for i in invoices], [i.currency for i in invoices], [i.line_tax.category for i in invoices],
+        [i.line_tax.rate for i in invoices], [number for number, _ in of], [place for _, place in of],
+        [line.id for line in lines], [line.kind for line in lines], [line.description for line in lines],
+        [line.subscription_id for line in lines], [_encode(line.dimensions).decode() for line in lines],
+        [line.component for line in lines], [str(line.quantity) for line in lines], [line.unit for line in lines],
+        [None if line.unit_price is None else str(line.unit_price) for line in lines], [line.price_id for line in lines],
+        [line.usage_line_id for line in lines], [str(line.exact_amount) for line in lines],
+        [str(amount) for i in invoices for amount in i.amounts], [line.event_count for line in lines],
+        [line.first_event_at for line in lines], [line.last_event_at for line in lines], [line.checksum for line in lines],
+        [line.period_start for line in lines], [line.period_end for line in lines], [line.charge_key for line in lines],
+    )  # fmt: skip
 
 
 async def discard(connection: Connection, drafts: Sequence[UUID]) -> None:
