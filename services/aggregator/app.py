@@ -11,10 +11,10 @@ from services.aggregator.jobs import (
     InboxPruning,
     KeyDaysForgetting,
     ProviderVerdicts,
-    QuotaResets,
     ReservationExpiry,
     UsageSummaryRefresh,
 )
+from services.aggregator.rolling import QuotaResets
 from services.aggregator.settings import Settings
 from services.aggregator.status import StatusPublisher
 from shared.clock import SystemClock

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 
 from services.aggregator import metrics, store
-from services.aggregator.counters import Counters
 from services.aggregator.health import judge_providers
 from shared.clock import Clock
 from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
 from shared.outbox import Outbox, Producer
 from shared.period import utc
 from shared.postgres import Pool, transaction
-
-ROLL_SUBSCRIPTIONS = 500
-"""Most quota periods that one transaction rolls: nobody waits long for one of them."""
 
 EXPIRE_SUBSCRIPTIONS = 100
 """Most subscriptions whose due reservations one transaction expires: nobody waits long to reserve."""
@@ -32,32 +27,6 @@ REFRESH_SECONDS = 1800.0
 """Longest time that a refresh of llm_usage_summary may take."""
 REFRESH_REST = 20.0
 """Times as long as it took, no refresh follows: at most a twentieth of a connection's time goes into it."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaResets:
-    """Rolls quota periods that are over, whether or not there is usage, so that a suspended subscription comes back in time."""
-
-    pool: Pool
-    clock: Clock
-    counters: Counters
-    wake_publisher: Callable[[], None]
-
-    async def __call__(self) -> int:
-        """Roll all that are due; return how many that were."""
-        rolled = 0
-        while True:
-            async with transaction(self.pool) as connection:
-                now = self.clock.now()
-                await store.act_as_aggregator(connection)
-                due = await store.lock_due_subscriptions(connection, now, ROLL_SUBSCRIPTIONS)
-                settled = await self.counters.settle(connection, due, {}, now)
-            settled.count()
-            if settled.status_changed:
-                self.wake_publisher()
-            rolled += settled.rolled
-            if len(due) < ROLL_SUBSCRIPTIONS:
-                return rolled
 
 
 @dataclass(frozen=True, slots=True)

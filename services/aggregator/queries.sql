@@ -212,6 +212,10 @@ ORDER BY id
 LIMIT $2
 FOR NO KEY UPDATE SKIP LOCKED;
 
+-- name: count_due_subscriptions
+-- Subscriptions whose quota period was over at $1 and that nobody has rolled.
+SELECT count(*) FROM subscriptions WHERE reset_at <= $1 AND status NOT IN ('cancelled', 'expired');
+
 -- name: recent_observations
 -- What was seen of each provider in the $1 minutes up to its last one. The recursion hops from provider to provider
 -- along the primary key, instead of reading days of minutes to learn the few names.

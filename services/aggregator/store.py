@@ -16,24 +16,24 @@ from shared.ids import uuid7
 from shared.postgres import Connection
 from shared.sql import Queries
 
-_SQL = Queries.load("services.aggregator")
+SQL = Queries.load("services.aggregator")
 
 
 async def act_as_aggregator(connection: Connection) -> None:
     """Let the audit trail name the aggregator."""
-    await connection.execute(_SQL["act_as_aggregator"])
+    await connection.execute(SQL["act_as_aggregator"])
 
 
 async def keep_watermark(connection: Connection) -> None:
     """Let the inbox not be pruned until the transaction ends. Comes before `receive`."""
-    await connection.execute(_SQL["keep_watermark"])
+    await connection.execute(SQL["keep_watermark"])
 
 
 async def receive(connection: Connection, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
     """Note messages in the inbox and return those that were never applied, each once."""
     identities = {(m.batch_id, m.part): m for m in reversed(messages)}
     rows = await connection.fetch(
-        _SQL["receive"],
+        SQL["receive"],
         [batch_id for batch_id, _ in identities],
         [part for _, part in identities],
         [m.event_count for m in identities.values()],
@@ -44,12 +44,12 @@ async def receive(connection: Connection, messages: Sequence[UsageRecorded]) -> 
 
 async def lock_subscriptions(connection: Connection, ids: Collection[UUID]) -> list[Subscription]:
     """Take subscriptions for this transaction, in the order of their ids. Unknown ids are left out."""
-    return [Subscription(*row) for row in await connection.fetch(_SQL["lock_subscriptions"], list(ids))] if ids else []
+    return [Subscription(*row) for row in await connection.fetch(SQL["lock_subscriptions"], list(ids))] if ids else []
 
 
 async def lock_due_subscriptions(connection: Connection, now: datetime, limit: int) -> list[Subscription]:
     """Take subscriptions whose quota period is over and that nobody else holds."""
-    return [Subscription(*row) for row in await connection.fetch(_SQL["lock_due_subscriptions"], now, limit)]
+    return [Subscription(*row) for row in await connection.fetch(SQL["lock_due_subscriptions"], now, limit)]
 
 
 async def add_summaries(connection: Connection, rows: Sequence[SummaryRow]) -> None:
@@ -58,7 +58,7 @@ async def add_summaries(connection: Connection, rows: Sequence[SummaryRow]) -> N
         return
     ids, types, starts, models, tools, sums = zip(*rows, strict=True)
     await connection.execute(
-        _SQL["add_summaries"], ids, types, starts, models, tools,
+        SQL["add_summaries"], ids, types, starts, models, tools,
         [s.requests for s in sums], [s.errors for s in sums],
         [s.request_tokens for s in sums], [s.response_tokens for s in sums], [s.cached_tokens for s in sums],
         [s.latency_sum_ms for s in sums], [s.latency_count for s in sums],
@@ -70,7 +70,7 @@ async def count_usage(connection: Connection, increments: Sequence[tuple[UUID, i
     """Add requests and tokens to the counters of locked subscriptions; return those as they are then."""
     if not increments:
         return []
-    return [Subscription(*row) for row in await connection.fetch(_SQL["count_usage"], *zip(*increments, strict=True))]
+    return [Subscription(*row) for row in await connection.fetch(SQL["count_usage"], *zip(*increments, strict=True))]
 
 
 async def settle_reservations(connection: Connection, named: Sequence[tuple[UUID, UUID]], now: datetime) -> int:
@@ -80,7 +80,7 @@ async def settle_reservations(connection: Connection, named: Sequence[tuple[UUID
     """
     if not named:
         return 0
-    return await connection.fetchval(_SQL["settle_reservations"], *zip(*named, strict=True), now)  # type: ignore[no-any-return]
+    return await connection.fetchval(SQL["settle_reservations"], *zip(*named, strict=True), now)  # type: ignore[no-any-return]
 
 
 async def roll_quota_periods(connection: Connection, rolls: Sequence[tuple[UUID, QuotaPeriod]]) -> list[Subscription]:
@@ -88,7 +88,7 @@ async def roll_quota_periods(connection: Connection, rolls: Sequence[tuple[UUID,
     if not rolls:
         return []
     columns = [id_ for id_, _ in rolls], [p.start for _, p in rolls], [p.reset_at for _, p in rolls]
-    return [Subscription(*row) for row in await connection.fetch(_SQL["roll_quota_periods"], *columns)]
+    return [Subscription(*row) for row in await connection.fetch(SQL["roll_quota_periods"], *columns)]
 
 
 async def raise_thresholds(connection: Connection, reached: Sequence[Threshold]) -> list[Mapping[str, Any]]:
@@ -96,7 +96,7 @@ async def raise_thresholds(connection: Connection, reached: Sequence[Threshold])
     if not reached:
         return []
     ids = [uuid7() for _ in reached]
-    return await connection.fetch(_SQL["raise_thresholds"], ids, *zip(*reached, strict=True))  # type: ignore[no-any-return]
+    return await connection.fetch(SQL["raise_thresholds"], ids, *zip(*reached, strict=True))  # type: ignore[no-any-return]
 
 
 async def add_observations(connection: Connection, partition: int, seen: Sequence[ProviderDelta]) -> None:
@@ -104,7 +104,7 @@ async def add_observations(connection: Connection, partition: int, seen: Sequenc
     if not seen:
         return
     await connection.execute(
-        _SQL["add_observations"], partition,
+        SQL["add_observations"], partition,
         [p.provider for p in seen], [p.minute for p in seen],
         [p.requests for p in seen], [p.errors for p in seen], [p.rate_limited for p in seen],
         [p.latency_sum_ms for p in seen], [p.latency_count for p in seen], [_array(p.latency_histogram) for p in seen],
@@ -116,13 +116,13 @@ async def count_key_days(connection: Connection, used: Sequence[KeyDay], now: da
     """Add to the days of API keys, whose subscriptions are locked. Return how many subscriptions gateways must hear of."""
     if not used:
         return 0
-    return len(await connection.fetch(_SQL["count_key_days"], *zip(*used, strict=True), now))
+    return len(await connection.fetch(SQL["count_key_days"], *zip(*used, strict=True), now))
 
 
 async def touch_api_keys(connection: Connection, used_at: Mapping[UUID, datetime]) -> None:
     """Say when API keys were last used, to the minute."""
     if used_at:
-        await connection.execute(_SQL["touch_api_keys"], list(used_at), list(used_at.values()))
+        await connection.execute(SQL["touch_api_keys"], list(used_at), list(used_at.values()))
 
 
 # --- publication and timers ------------------------------------------------------------------------------------------
@@ -130,32 +130,32 @@ async def touch_api_keys(connection: Connection, used_at: Mapping[UUID, datetime
 
 async def become_only_one(connection: Connection, work: str) -> bool:
     """Take the named lock for this transaction; return False if another worker has it."""
-    return bool(await connection.fetchval(_SQL["become_only_one"], f"tallystick.{work}"))
+    return bool(await connection.fetchval(SQL["become_only_one"], f"tallystick.{work}"))
 
 
 async def anything_unpublished(connection: Connection) -> bool:
     """Tell whether a status waits for publication."""
-    return bool(await connection.fetchval(_SQL["anything_unpublished"]))
+    return bool(await connection.fetchval(SQL["anything_unpublished"]))
 
 
 async def unpublished_statuses(connection: Connection, limit: int, today: date) -> list[Mapping[str, Any]]:
     """Return the state of subscriptions that gateways have not heard of, with the keys that are used up from `today` (UTC) on."""
-    return await connection.fetch(_SQL["unpublished_statuses"], limit, today)  # type: ignore[no-any-return]
+    return await connection.fetch(SQL["unpublished_statuses"], limit, today)  # type: ignore[no-any-return]
 
 
 async def mark_published(connection: Connection, versions: Mapping[UUID, int]) -> None:
     """Note the versions that were published."""
-    await connection.execute(_SQL["mark_published"], list(versions), list(versions.values()))
+    await connection.execute(SQL["mark_published"], list(versions), list(versions.values()))
 
 
 async def publish_again(connection: Connection, ids: Collection[UUID]) -> None:
     """Let subscriptions be published once more, changed or not."""
-    await connection.execute(_SQL["publish_again"], list(ids))
+    await connection.execute(SQL["publish_again"], list(ids))
 
 
 async def recent_observations(connection: Connection, minutes: int) -> list[Observation]:
     """Return what was seen of each provider in its last minutes, sorted by provider."""
-    return [Observation(*row) for row in await connection.fetch(_SQL["recent_observations"], minutes)]
+    return [Observation(*row) for row in await connection.fetch(SQL["recent_observations"], minutes)]
 
 
 async def store_provider_health(connection: Connection, verdicts: Sequence[ProviderHealth]) -> None:
@@ -163,7 +163,7 @@ async def store_provider_health(connection: Connection, verdicts: Sequence[Provi
     if not verdicts:
         return
     await connection.execute(
-        _SQL["store_provider_health"],
+        SQL["store_provider_health"],
         [v.provider for v in verdicts], [v.status for v in verdicts],
         [v.request_count for v in verdicts], [v.error_count for v in verdicts], [v.rate_limited_count for v in verdicts],
         [v.success_rate for v in verdicts], [v.avg_latency_ms for v in verdicts], [v.p95_latency_ms for v in verdicts],
@@ -174,29 +174,29 @@ async def store_provider_health(connection: Connection, verdicts: Sequence[Provi
 
 async def forget_observations(connection: Connection, before: datetime) -> None:
     """Delete observations of earlier minutes."""
-    await connection.execute(_SQL["forget_observations"], before)
+    await connection.execute(SQL["forget_observations"], before)
 
 
 async def expire_reservations(connection: Connection, now: datetime, subscriptions: int) -> tuple[int, int]:
     """Expire what is due of the reservations of at most so many subscriptions; return of how many, and how many."""
-    row = await connection.fetchrow(_SQL["expire_reservations"], now, subscriptions)
+    row = await connection.fetchrow(SQL["expire_reservations"], now, subscriptions)
     return row["subscriptions"], row["expired"]
 
 
 async def open_reservations(connection: Connection) -> int:
     """Return how many reservations are open."""
-    return await connection.fetchval(_SQL["open_reservations"])  # type: ignore[no-any-return]
+    return await connection.fetchval(SQL["open_reservations"])  # type: ignore[no-any-return]
 
 
 async def forget_reservations(connection: Connection, before: datetime, limit: int) -> int:
     """Forget finished reservations that were made before a time, at most `limit`; return how many."""
-    return await connection.fetchval(_SQL["forget_reservations"], before, limit)  # type: ignore[no-any-return]
+    return await connection.fetchval(SQL["forget_reservations"], before, limit)  # type: ignore[no-any-return]
 
 
 async def forget_key_days(connection: Connection, before: date) -> None:
     """Forget the days of API keys before a day."""
-    await connection.execute(_SQL["keep_key_days"], before)
-    await connection.execute(_SQL["forget_key_days"], before)
+    await connection.execute(SQL["keep_key_days"], before)
+    await connection.execute(SQL["forget_key_days"], before)
 
 
 async def prune_inbox(connection: Connection, before: datetime, batches: int) -> tuple[int, bool]:
@@ -204,16 +204,16 @@ async def prune_inbox(connection: Connection, before: datetime, batches: int) ->
 
     Return how many messages that were, and whether there is more to forget.
     """
-    await connection.execute(_SQL["lock_inbox"])
-    edge = await connection.fetchval(_SQL["prunable_before"], before, batches)
-    deleted = await connection.execute(_SQL["prune_inbox"], edge)
-    raised = await connection.execute(_SQL["raise_watermark"], edge)
+    await connection.execute(SQL["lock_inbox"])
+    edge = await connection.fetchval(SQL["prunable_before"], before, batches)
+    deleted = await connection.execute(SQL["prune_inbox"], edge)
+    raised = await connection.execute(SQL["raise_watermark"], edge)
     return int(deleted.removeprefix("DELETE ")), raised == "UPDATE 1" and edge < before
 
 
 async def refresh_usage_summary(connection: Connection, *, timeout: float) -> None:  # noqa: ASYNC109 – of the statement
     """Refresh the materialized view llm_usage_summary, in at most `timeout` seconds."""
-    await connection.execute(_SQL["refresh_usage_summary"], timeout=timeout)
+    await connection.execute(SQL["refresh_usage_summary"], timeout=timeout)
 
 
 def _array(histogram: list[int]) -> str:

@@ -6,6 +6,7 @@ from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import Settling
 from services.billing.handlers import RateRecorded
 from services.billing.jobs import all_jobs, observe_run
+from services.billing.notices.jobs import make_watch
 from services.billing.notices.lane import webhook_lane
 from services.billing.rating.prices import Prices
 from services.billing.reconciliation.jobs import LastReconciliation
@@ -57,6 +58,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
                 EventPublication(pool, outbox, OutboxProducer(broker)),
             ),
             Periodic("webhooks", settings.billing_webhook_seconds, webhooks),
+            Periodic("chosen quotas", settings.billing_quota_watch_seconds, make_watch(pool, clock, settings).quotas),
             Periodic("jobs", TIMER_SECONDS, timer.keep_running),
             Periodic("last reconciliation", TIMER_SECONDS, LastReconciliation(pool)),
         ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli import operator
+from services.cli import continuous, operator
 
 if TYPE_CHECKING:
     from services.billing.settings import Settings
@@ -29,13 +29,26 @@ def list_(
     """Show every job: its last run and what that came to, when it is due next, and whether it is overdue.
 
     Exit code 1 if a job is overdue. Times are UTC. Jobs are run by billing's workers; one that is switched off by a setting is not listed.
+    What other services do continuously comes after them: of that, it is shown how much is overdue.
     """
     found = operator.with_billing(_states)
+    always = operator.with_database(lambda connection: continuous.standing(connection, datetime.now(UTC)))
     if as_json:
-        typer.echo(json.dumps([asdict(state) for state in found], default=_plain, indent=2))
+        jobs = [asdict(state) for state in found]
+        jobs += [
+            {
+                "name": one.name,
+                "description": one.description,
+                "service": one.service,
+                "waiting": late,
+                "overdue": late > 0,
+            }
+            for one, late in always
+        ]
+        typer.echo(json.dumps(jobs, default=_plain, indent=2))
     else:
-        _show(found)
-    return EXIT_FAILED if any(state.overdue for state in found) else 0
+        _show(found, always)
+    return EXIT_FAILED if any(state.overdue for state in found) or any(late for _, late in always) else 0
 
 
 @app.command()
@@ -56,7 +69,10 @@ def run(
     """Run a job now, for one scheduled time. A time that was run already, or lies ahead, is refused.
 
     It is recorded like the timer's runs, which then leave that time out. Exit code 1 if the run failed: the timer tries it again.
+    What a service does continuously is done at once, and not recorded.
     """
+    if (always := continuous.named(name)) is not None:
+        return _run_at_once(always, at)
     scheduled_for, who = operator.parse_instant(at) if at else None, operator.actor(by)
 
     async def make(settings: Settings, pool: Pool) -> Outcome:
@@ -71,6 +87,20 @@ def run(
     for key, value in outcome.result.items():
         typer.echo(f"  {key}: {operator.harmless(str(value))}")
     return 0 if outcome.finished else EXIT_FAILED
+
+
+def _run_at_once(work: continuous.Continuous, at: str | None) -> int:
+    from shared.errors import ConfigurationError  # noqa: PLC0415
+
+    if at is not None:
+        raise ConfigurationError(
+            f"'{work.name}' is done continuously by {work.service}, and for no time: leave --at out"
+        )
+    result = work.run()
+    typer.echo(f"{work.name}: done")
+    for key, value in result.items():
+        typer.echo(f"  {key}: {operator.harmless(str(value))}")
+    return 0
 
 
 async def _states(settings: Settings, pool: Pool) -> Sequence[JobState]:
@@ -93,10 +123,11 @@ def _named(name: str, jobs: Sequence[Job]) -> Job:
     for job in jobs:
         if job.name.replace(" ", "-") == name.strip().replace(" ", "-"):
             return job
-    raise ConfigurationError(f"there is no job '{name}': there are {', '.join(repr(job.name) for job in jobs)}")
+    names = [*(job.name for job in jobs), *(one.name for one in continuous.CONTINUOUS)]
+    raise ConfigurationError(f"there is no job '{name}': there are {', '.join(map(repr, names))}")
 
 
-def _show(states: Sequence[JobState]) -> None:
+def _show(states: Sequence[JobState], always: Sequence[tuple[continuous.Continuous, int]]) -> None:
     from rich.table import Table  # noqa: PLC0415 (slow to import)
 
     from services.cli.checks import console  # noqa: PLC0415
@@ -116,6 +147,9 @@ def _show(states: Sequence[JobState]) -> None:
             operator.harmless(result),
             _time(state.next_due),
         )
+    for work, late in always:
+        standing = f"{late:,} overdue" if late else "nothing overdue"
+        table.add_row(work.name, "–", f"continuous, {work.service}", standing, "–")
     console().print(table)
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from services.billing.settings import Settings
     from shared.postgres import Connection, Pool
+    from shared.worker import PipelineSettings
 
 T = TypeVar("T")
+S = TypeVar("S", bound="PipelineSettings")
 
 
 def with_database(work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
@@ -47,10 +49,16 @@ def with_database(work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
 
 def with_billing(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
     """Run `work` as billing's worker would, with its settings and its role's rights. Raises `ConfigurationError` as `with_database` does."""
+    from services.billing.settings import Settings  # noqa: PLC0415
+
+    return with_service(Settings, "tallystick_billing", work)
+
+
+def with_service(kind: type[S], role: str, work: Callable[[S, Pool], Awaitable[T]]) -> T:
+    """Run `work` as a service's worker would, with its settings and the rights of its role."""
     import asyncpg  # noqa: PLC0415
 
     from deploy.local import connect as servers  # noqa: PLC0415
-    from services.billing.settings import Settings  # noqa: PLC0415
     from shared.postgres import create_pool, role_to_take  # noqa: PLC0415
     from shared.settings import load  # noqa: PLC0415
 
@@ -58,9 +66,9 @@ def with_billing(work: Callable[[Settings, Pool], Awaitable[T]]) -> T:
 
     async def run() -> T:
         url = servers.database_url()
-        settings = load(Settings, database_url=url, kafka_bootstrap_servers="")  # what a command does needs no Kafka
-        role, _ = await role_to_take(url, settings.database_role, "tallystick_billing")
-        pool = await create_pool(url, max_size=4, application_name="tallystick-operator", role=role)
+        settings = load(kind, database_url=url, kafka_bootstrap_servers="")  # what a command does needs no Kafka
+        taken, _ = await role_to_take(url, settings.database_role, role)
+        pool = await create_pool(url, max_size=4, application_name="tallystick-operator", role=taken)
         try:
             return await work(settings, pool)
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:

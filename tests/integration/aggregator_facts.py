@@ -10,8 +10,8 @@ from uuid import UUID
 
 from services.aggregator.counters import Counters
 from services.aggregator.handlers import ApplyRecorded
-from services.aggregator.jobs import QuotaResets
 from services.aggregator.quota import QuotaPolicy
+from services.aggregator.rolling import QuotaResets
 from shared.clock import FixedClock
 from shared.consumer import Slice
 from shared.contracts import USAGE_RECORDED, UsageRecorded, encode

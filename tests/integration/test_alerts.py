@@ -262,6 +262,6 @@ async def test_a_choice_that_means_nothing_is_refused(
 async def test_the_job_looks_once_in_every_slot(desk: Desk) -> None:
     await make_customer(desk.pool)
     await desk.pool.execute("UPDATE subscriptions SET expires_at = $1", IN_OCTOBER + DAY)
-    job = watch_job(desk.billing, desk.clock, every=timedelta(minutes=5), expiring_days=7, unrated_after=HOUR)
+    job = watch_job(watching(desk), every=timedelta(minutes=5))
     assert [await run_due(desk.billing, desk.clock, job, worker="0") for _ in range(2)] == [1, 0]
     assert json.loads(await desk.value("SELECT result FROM job_runs")) == {"subscription_expiring": 1}

@@ -80,9 +80,31 @@ def test_jobs_are_shown_and_run(tallystick: Type, database: str) -> None:
     assert "done by alice" in out
 
 
+def test_what_other_services_do_continuously_is_shown_and_done_at_once(tallystick: Type, database: str) -> None:
+    user = ask(database, "INSERT INTO users (email) VALUES ('ada@example.com') RETURNING id")[0]["id"]
+    ask(
+        database,
+        """INSERT INTO subscriptions (user_id, plan_id, status, amount, currency, quota_requests, used_requests, quota_period_start, reset_at)
+           VALUES ($1, 'basic', 'active', 0, 'EUR', 10, 7, '2026-01-01Z', '2026-02-01Z')""",
+        user,
+    )
+    tallystick("jobs", "run", "make-partitions")
+    code, out, _ = tallystick("jobs", "list", "--json")
+    always = {
+        job["name"]: (job["service"], job["waiting"], job["overdue"]) for job in json.loads(out) if "service" in job
+    }
+    assert (code, always) == (
+        1, {"roll quota periods": ("aggregator", 1, True), "make partitions": ("ingest", 0, False)},
+    )  # fmt: skip
+    assert tallystick("jobs", "run", "roll-quota-periods")[:2] == (0, "roll quota periods: done\n  rolled: 1\n")
+    assert ask(database, "SELECT used_requests FROM subscriptions")[0]["used_requests"] == 0
+    assert "continuous, aggregator  nothing overdue" in tallystick("jobs", "list")[1]
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
+        (("make-partitions", "--at", "2026-02-14"), "is done continuously by ingest, and for no time: leave --at out"),
         (("raise weather",), "there is no job 'raise weather': there are '"),
         (("close period",), "'close period' has nothing to do now; the next time is"),
         (("close period", "--at", "2026-02-14"), "was never scheduled for 2026-02-14"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from services.billing.credits.jobs import credit_jobs
 from services.billing.invoices.jobs import closing_job, drafting_job
 from services.billing.invoices.terms import Terms
-from services.billing.notices.jobs import forget_deliveries_job, watch_job
+from services.billing.notices.jobs import forget_deliveries_job, make_watch, watch_job
 from services.billing.payments.jobs import payment_jobs
 from services.billing.reconciliation.jobs import reconciliation_job
 from services.billing.subscriptions.jobs import subscriptions_job
@@ -54,12 +54,6 @@ def _reconciliation(settings: Settings, pool: Pool) -> Sequence[Job]:
 def _notices(settings: Settings, pool: Pool, clock: Clock) -> Sequence[Job]:
     jobs = [forget_deliveries_job(pool, clock, keep=timedelta(days=settings.billing_webhook_keep_days))]
     if settings.billing_watch_minutes:
-        watch = watch_job(
-            pool,
-            clock,
-            every=timedelta(minutes=settings.billing_watch_minutes),
-            expiring_days=settings.billing_expiring_days,
-            unrated_after=timedelta(minutes=settings.billing_unrated_minutes),
-        )
-        jobs.append(watch)
+        every = timedelta(minutes=settings.billing_watch_minutes)
+        jobs.append(watch_job(make_watch(pool, clock, settings), every=every))
     return jobs

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.billing.notices import deliveries
+from services.billing.notices.settings import NoticeSettings
 from services.billing.notices.watching import Watch
 from shared.clock import Clock
 from shared.jobs import Every, Job
@@ -16,9 +17,14 @@ from shared.postgres import Pool, transaction
 DAY = timedelta(days=1)
 
 
-def watch_job(pool: Pool, clock: Clock, *, every: timedelta, expiring_days: int, unrated_after: timedelta) -> Job:
+def make_watch(pool: Pool, clock: Clock, settings: NoticeSettings) -> Watch:
+    """Return who looks for what users want to be alerted of."""
+    unrated_after = timedelta(minutes=settings.billing_unrated_minutes)
+    return Watch(pool, clock, Outbox("billing_outbox"), settings.billing_expiring_days, unrated_after)
+
+
+def watch_job(watch: Watch, *, every: timedelta) -> Job:
     """Look every so often for what users want to be alerted of."""
-    watch = Watch(pool, clock, Outbox("billing_outbox"), expiring_days, unrated_after)
 
     async def look(_scheduled_for: datetime) -> Mapping[str, Any]:
         return await watch()

@@ -47,6 +47,9 @@ class NoticeSettings(BaseSettings):
     billing_watch_minutes: float = Field(
         5.0, ge=0, description="How often to look for what users want to be alerted of, in minutes; 0: never."
     )
+    billing_quota_watch_seconds: float = Field(
+        5.0, gt=0, description="How often to look for percentages of quotas that users have chosen themselves."
+    )
     billing_expiring_days: int = Field(
         7,
         ge=1,

@@ -24,6 +24,11 @@ async def ensure(connection: Connection | Pool, now: datetime, ahead: int) -> li
     return [name for name in names if name is not None]
 
 
+async def count_missing(connection: Connection, now: datetime, ahead: int) -> int:
+    """Return how many of the current month and the `ahead` after it have no partition."""
+    return int(await connection.fetchval(SQL["count_missing"], month_start(now), ahead))
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionsAhead:
     """Makes them by a timer."""

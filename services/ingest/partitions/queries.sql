@@ -39,6 +39,13 @@ SELECT state, file, sha256, manifest FROM usage_archives WHERE month = $1;
 -- Makes the partition of a time if it is missing; NULL if that month is archived.
 SELECT ensure_usage_partition($1);
 
+-- name: count_missing
+-- How many of a month ($1) and the $2 after it have no partition, and are not archived.
+SELECT count(*) FROM generate_series(0, $2::integer) n
+CROSS JOIN LATERAL (SELECT ($1::timestamptz AT TIME ZONE 'UTC') + n * interval '1 month' AS month) m
+WHERE to_regclass('usage_logs_' || to_char(m.month, 'YYYY_MM')) IS NULL
+  AND m.month AT TIME ZONE 'UTC' NOT IN (SELECT month FROM archived_months);
+
 -- name: keep_usage_ids
 -- Begins a new generation of identities where it is time, and drops those that guard nothing any more.
 SELECT begun, dropped FROM keep_usage_ids($1, $2, $3);
