@@ -43,10 +43,10 @@ COMMENT ON COLUMN failed_logins.subject IS 'SHA-256 of the e-mail address in low
 -- ---------------------------------------------------------------------------------------------------------------------
 
 ALTER TABLE billing_alerts DROP CONSTRAINT billing_alerts_type_check, ADD CONSTRAINT billing_alerts_type_check CHECK (type IN
-    ('usage_threshold', 'payment_failed', 'invoice_overdue', 'subscription_expiring', 'low_balance', 'credits_exhausted', 'unrated_usage',
+    ('usage_threshold', 'payment_failed', 'payment_disputed', 'invoice_overdue', 'subscription_expiring', 'low_balance', 'credits_exhausted', 'unrated_usage',
      'webhook_disabled', 'provider_key_due'));
 ALTER TABLE alert_settings DROP CONSTRAINT alert_settings_kind_check, ADD CONSTRAINT alert_settings_kind_check CHECK (kind IN
-    ('usage_threshold', 'spend', 'payment_failed', 'invoice_overdue', 'subscription_expiring', 'low_balance', 'credits_exhausted',
+    ('usage_threshold', 'spend', 'payment_failed', 'payment_disputed', 'invoice_overdue', 'subscription_expiring', 'low_balance', 'credits_exhausted',
      'unrated_usage', 'webhook_disabled', 'provider_key_due'));
 
 COMMENT ON COLUMN user_provider_keys.monthly_requests IS 'Requests of usage_month with own keys at this provider, counted for the default key; a job of billing counts them.';
