@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -19,6 +20,8 @@ from pydantic import (
 
 from shared.period import utc
 
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _PATTERN: Final = r"^-?[0-9]{1,15}(\.[0-9]{1,18})?$"
 
 
@@ -32,6 +35,18 @@ def _plain(value: Decimal) -> Decimal:
     if not value.is_finite() or value.adjusted() > 14 or -int(value.as_tuple().exponent) > 18:
         raise ValueError("an amount has at most 15 digits before the point and 18 behind it")
     return value
+
+
+def _written_out(value: Any) -> Any:
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE.match(value)):
+        raise ValueError("write a time with its date and zone, like 2026-11-02T00:00:00Z")
+    return value
+
+
+def _of_this_age(value: datetime) -> datetime:
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise ValueError(f"a time lies between the years {_FIRST_YEAR} and {_LAST_YEAR}")
+    return utc(value)
 
 
 Amount = Annotated[
@@ -50,7 +65,12 @@ def _in_utc(value: datetime) -> datetime:
     return utc(value)
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_in_utc), WithJsonSchema({"type": "string", "format": "date-time"})]
+Instant = Annotated[
+    AwareDatetime,
+    BeforeValidator(_written_out),
+    AfterValidator(_of_this_age),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-02T00:00:00Z"]}),
+]
 """A time with a zone; a time without one is refused."""
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
