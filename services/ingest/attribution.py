@@ -69,10 +69,6 @@ class Attributor:
         """Return the owner if it is remembered."""
         return self._owners.get((event.subject, event.data.api_key_id, event.data.api_key_hash))
 
-    def remembered(self, name: Name) -> Owner | None:
-        """Return who has this name if it is remembered."""
-        return self._owners.get(name)
-
     async def look_up(self, connection: Connection, names: Sequence[Name]) -> dict[Name, Attribution]:
         """Ask the database who `names` are: one query for subscriptions, one for keys, whatever their number."""
         asked = {name: _parse(name) for name in dict.fromkeys(names)}

@@ -55,6 +55,11 @@ async def asking(
     return principal
 
 
+async def asking_of(request: Request) -> Principal:
+    """Return who asks, outside of FastAPI's dependencies. Raises as `asking` does."""
+    return await asking(request, await _bearer(request), await _header(request))
+
+
 Asking = Annotated[Principal, Depends(asking)]
 
 

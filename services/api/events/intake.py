@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -18,7 +19,7 @@ from services.api.events.publishing import Publisher
 from services.api.events.tenancy import NOT_YOURS, Claim, NotYours, Tenant, claim, signed
 from services.api.problems import FORBIDDEN, UNAVAILABLE, Problem
 from services.ingest.acceptance import Correction, Limits, Reason, Rejected, accept
-from services.ingest.attribution import Attribution, Attributor, Name, Owner, malformed, name_of
+from services.ingest.attribution import CACHE_ENTRIES, Attribution, Attributor, Name, Owner, malformed, name_of
 from services.ingest.recent import RecentEvents
 from shared.clock import Clock
 from shared.contracts import MAX_STRING, UsageEvent
@@ -32,7 +33,7 @@ _LOOK_UP_SECONDS: Final = 2.0
 """How long the database may take to say whose events these are, before they are published without that."""
 
 
-class Result(Struct, omit_defaults=True):
+class Result(Struct, omit_defaults=True, gc=False):
     """What became of one event. `reason` is of docs/reference/quarantine.md, or `not_yours`."""
 
     index: int
@@ -40,6 +41,15 @@ class Result(Struct, omit_defaults=True):
     status: Literal["accepted", "duplicate", "rejected"]
     reason: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
+
+
+class Taken(Struct, frozen=True):
+    """What became of the events of a request."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +73,10 @@ class Intake:
     limits: Limits
     clock: Clock
     _attributor: Attributor = field(default_factory=Attributor)
+    _keys: dict[Name, bytes] = field(default_factory=dict)
     _recent: RecentEvents = field(default_factory=RecentEvents)
 
-    async def take(self, principal: Principal, values: Sequence[bytes]) -> list[Result]:
+    async def take(self, principal: Principal, values: Sequence[bytes]) -> Taken:
         """Publish the records that are usage events `principal` may report; return what became of each, once the broker has them.
 
         Raises `Problem`: 403 for a credential that reports for nobody, 503 if the broker does not acknowledge all of them.
@@ -75,12 +86,7 @@ class Intake:
             judged = self._judge(values)
             keys = await self._keys_of_gateway(judged)
         else:
-            refused_or_signed = await self._sign(values, tenant)
-            values = [b"" if isinstance(value, Refused) else value for value in refused_or_signed]
-            judged = [
-                given if isinstance(given, Refused) else found
-                for given, found in zip(refused_or_signed, self._judge(values), strict=True)
-            ]
+            values, judged = await self._of_tenant(values, tenant)
             keys = [str(tenant.subscription_id).encode()] * len(values)
         return await self._publish(values, judged, keys)
 
@@ -98,25 +104,25 @@ class Intake:
 
     async def _keys_of_gateway(self, judged: list[Event | Refused]) -> list[bytes | None]:
         """Return the record key of each event, its subscription; put a refusal in the place of events that name nobody, or two."""
-        unknown: dict[int, Name] = {}
-        keys: list[bytes | None] = [None] * len(judged)
+        known, unknown = self._keys.get, dict[int, Name]()
+        keys = list[bytes | None]()
         for index, event in enumerate(judged):
-            if isinstance(event, Refused):
-                continue
-            name = (event.subject, None, None) if isinstance(event, VoidEvent) else name_of(event)
-            if owner := self._attributor.remembered(name):
-                keys[index] = str(owner.subscription_id).encode()
-            elif any(name):
-                unknown[index] = name  # a void may name nobody: ingest finds its original
+            name = None if isinstance(event, Refused) else _name_of(event)
+            key = None if name is None else known(name)
+            keys.append(key)
+            if key is None and name is not None:
+                unknown[index] = name
         found = await self._look_up(list(unknown.values())) if unknown else {}
         for index, name in unknown.items():
-            owner_or_not = found[name]
-            if isinstance(owner_or_not, Rejected):
-                judged[index] = Refused(owner_or_not.reason, owner_or_not.detail, judged[index].id)
-            elif isinstance(owner_or_not, Owner):
-                keys[index] = str(owner_or_not.subscription_id).encode()
+            owner = found[name]
+            if isinstance(owner, Rejected):
+                judged[index] = Refused(owner.reason, owner.detail, judged[index].id)
+            elif isinstance(owner, Owner):
+                keys[index] = self._keys[name] = str(owner.subscription_id).encode()
             else:  # nobody yet: it will be held. What it names keeps its events together
                 keys[index] = next(part for part in name if part).encode()
+        if len(self._keys) > CACHE_ENTRIES:
+            self._keys.clear()
         return keys
 
     async def _look_up(self, names: Sequence[Name]) -> Mapping[Name, Attribution | None]:
@@ -128,7 +134,8 @@ class Intake:
             log.warning("owners_unknown", error=repr(error))
             return {name: malformed(name) for name in names}
 
-    async def _sign(self, values: Sequence[bytes], tenant: Tenant) -> list[bytes | Refused]:
+    async def _of_tenant(self, values: Sequence[bytes], tenant: Tenant) -> tuple[list[bytes], list[Event | Refused]]:
+        """Return what is published in a tenant's name, and what it is judged to be."""
         claims: list[bytes | Refused | Claim] = []
         for value in values:
             try:
@@ -137,7 +144,13 @@ class Intake:
                 claims.append(Refused(NOT_YOURS, str(refusal), _id_in(value)))
         hashes = {claimed.key_hash for claimed in claims if isinstance(claimed, Claim) and claimed.key_hash}
         others = await self._of_others(hashes, tenant) if hashes else frozenset()
-        return [_signed(claimed, tenant, others) if isinstance(claimed, Claim) else claimed for claimed in claims]
+        signed_or_not = [_signed(claimed, tenant, others) for claimed in claims]
+        published = [b"" if isinstance(value, Refused) else value for value in signed_or_not]
+        judged = [
+            value if isinstance(value, Refused) else found
+            for value, found in zip(signed_or_not, self._judge(published), strict=True)
+        ]
+        return published, judged
 
     async def _of_others(self, hashes: set[str], tenant: Tenant) -> frozenset[str]:
         """Return which of these are hashes of other subscriptions' keys."""
@@ -153,7 +166,7 @@ class Intake:
 
     async def _publish(
         self, values: Sequence[bytes], judged: Sequence[Event | Refused], keys: Sequence[bytes | None]
-    ) -> list[Result]:
+    ) -> Taken:
         ids, records, results = list[bytes](), list[tuple[bytes | None, bytes]](), list[Result]()
         known, seen = self._recent, set[bytes]()
         for index, event in enumerate(judged):
@@ -166,12 +179,10 @@ class Intake:
             ids.append(identity)
             records.append((keys[index], values[index]))  # a duplicate as well: the pipeline, not a memory, decides
             results.append(Result(index, event.id, "duplicate" if again else "accepted"))
-        too_large = set(await self.publisher.publish(records))
-        if too_large:
+        if too_large := set(await self.publisher.publish(records)):
             _reject_too_large(results, values, too_large)
-        self._recent.remember(ids)
-        _count(results)
-        return results
+        known.remember(ids)
+        return _counted(results)
 
 
 def reporter(principal: Principal) -> Tenant | None:
@@ -200,14 +211,20 @@ def _id_in(value: bytes) -> str | None:
         return None
 
 
-def _signed(claimed: Claim, tenant: Tenant, others: frozenset[str]) -> bytes | Refused:
+def _name_of(event: Event) -> Name | None:
+    """Return whom an event names. A void may name nobody: ingest finds its original."""
+    if isinstance(event, VoidEvent):
+        return (event.subject, None, None) if event.subject else None
+    return name_of(event)
+
+
+def _signed(claimed: bytes | Refused | Claim, tenant: Tenant, others: frozenset[str]) -> bytes | Refused:
+    if not isinstance(claimed, Claim):
+        return claimed
     if claimed.key_hash in others:
         named = claimed.document.get("id")
-        return Refused(
-            NOT_YOURS,
-            "data.api_key_hash is of a key of another subscription",
-            named if isinstance(named, str) else None,
-        )
+        detail = "data.api_key_hash is of a key of another subscription"
+        return Refused(NOT_YOURS, detail, named if isinstance(named, str) else None)
     return signed(claimed, tenant)
 
 
@@ -218,10 +235,12 @@ def _reject_too_large(results: Sequence[Result], values: Sequence[bytes], too_la
             result.detail = f"the topic takes no record of {len(value):,} bytes: send less metadata"
 
 
-def _count(results: Sequence[Result]) -> None:
-    for status in ("accepted", "duplicate", "rejected"):
-        if number := sum(result.status == status for result in results):
-            metrics.EVENTS.labels(status).inc(number)
-    for result in results:
-        if isinstance(result.reason, str):
-            metrics.REFUSED_EVENTS.labels(result.reason).inc()
+def _counted(results: list[Result]) -> Taken:
+    count = Counter([result.status for result in results])
+    for status, number in count.items():
+        metrics.EVENTS.labels(status).inc(number)
+    if count["rejected"]:
+        for result in results:
+            if isinstance(result.reason, str):
+                metrics.REFUSED_EVENTS.labels(result.reason).inc()
+    return Taken(count["accepted"], count["duplicate"], count["rejected"], results)

@@ -2,73 +2,54 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Annotated, Any
+from typing import Final
 
 import msgspec
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from services.api.auth.asking import Asking
 from services.api.auth.principal import Principal
-from services.api.events.bodies import Records, inflate, records
-from services.api.events.intake import Intake, Result
-from services.api.events.schemas import ANSWERS, BODY
+from services.api.events.bodies import PLAIN, Records, inflate, records
+from services.api.events.intake import Intake
+from services.api.events.schemas import ANSWERS, ASKED
 from services.api.problems import INVALID_REQUEST, Problem
+from services.api.raw_route import RawRoute
 from services.api.state import state_of
 
-router = APIRouter(prefix="/api/v1", tags=["events"])
+router = APIRouter(prefix="/api/v1", tags=["events"], route_class=RawRoute)
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        description="The same key with the same body gets the same answer, for an hour.",
-    ),
-]
-_encode = msgspec.json.encode
+LONGEST_KEY: Final = 255
+"""Most characters of an Idempotency-Key."""
 
 
-@router.post(
-    "/events", response_model=None, response_class=Response, responses=ANSWERS, openapi_extra={"requestBody": BODY}
-)
-async def send_events(request: Request, principal: Asking, idempotency_key: IdempotencyKey = None) -> Response:
+@router.post("/events", response_model=None, response_class=Response, responses=ANSWERS, openapi_extra=ASKED)
+async def send_events(request: Request, principal: Asking) -> Response:
     """Report usage: one CloudEvent or up to 1,000. Answered once Kafka has the events; one bad event does not reject the others."""
-    state = state_of(request)
-    body = inflate(await request.body(), request.headers.get("content-encoding", ""), state.settings.api_inflated_bytes)
-    sent = records(body, request.headers)
-    if idempotency_key is None:
-        return Response(await _take(state.events, principal, sent), media_type="application/json")
+    state, headers = state_of(request), request.headers
+    key = headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise Problem(INVALID_REQUEST, f"Idempotency-Key has 1 to {LONGEST_KEY} characters")
+    body = inflate(await request.body(), headers.get("content-encoding", ""), state.settings.api_inflated_bytes)
+    sent = records(body, headers)
+    if key is None:
+        return Response(await _take(state.events, principal, sent), media_type=PLAIN)
     answer, replayed = await state.replays.once(
-        (str(principal.key_id or principal.user_id), idempotency_key),
+        (str(principal.key_id or principal.user_id), key),
         _fingerprint(sent),
         state.clock.now(),
         lambda: _take(state.events, principal, sent),
     )
-    return Response(answer, media_type="application/json", headers={"Idempotency-Replayed": "true"} if replayed else {})
+    return Response(answer, media_type=PLAIN, headers={"Idempotency-Replayed": "true"} if replayed else {})
 
 
 async def _take(intake: Intake, principal: Principal, sent: Records) -> bytes:
-    results = await intake.take(principal, sent.values)
-    answer = summary(results)
-    if not sent.listed and answer["rejected"]:
-        raise Problem(INVALID_REQUEST, f"{results[0].reason}: {results[0].detail}", more=msgspec.to_builtins(answer))
-    return _encode(answer)
-
-
-def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """Return the answer that tells of these results."""
-    count = Counter(result.status for result in results)
-    return {
-        "accepted": count["accepted"],
-        "duplicates": count["duplicate"],
-        "rejected": count["rejected"],
-        "results": results,
-    }
+    taken = await intake.take(principal, sent.values)
+    if not sent.listed and taken.rejected:
+        (result,) = taken.results
+        raise Problem(INVALID_REQUEST, f"{result.reason}: {result.detail}", more=msgspec.to_builtins(taken))
+    return msgspec.json.encode(taken)
 
 
 def _fingerprint(sent: Records) -> bytes:

@@ -23,7 +23,7 @@ EVENT: Final[dict[str, Any]] = {
 _SAME: Final[dict[str, Any]] = {"type": "object", "description": f"As in {ONE}."}
 _EVENTS: Final[dict[str, Any]] = {"type": "array", "maxItems": MOST_EVENTS, "items": _SAME}
 
-BODY: Final[dict[str, Any]] = {
+_BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "One CloudEvent, or an array of them; or, with its attributes in `ce-…` headers, the data of one.",
     "content": {
@@ -32,6 +32,20 @@ BODY: Final[dict[str, Any]] = {
         PLAIN: {"schema": {"anyOf": [_SAME, _EVENTS]}},
     },
 }
+
+ASKED: Final[dict[str, Any]] = {
+    "requestBody": _BODY,
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "The same key with the same body gets the same answer, for an hour.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        }
+    ],
+}
+"""What is sent. The route reads it itself: it is the hot path."""
 
 RESULT: Final[dict[str, Any]] = {
     "type": "object",

@@ -13,11 +13,12 @@ from services.api import metrics
 from services.api.auth.asking import Asking
 from services.api.events.bodies import inflate
 from services.api.events.intake import Result
+from services.api.raw_route import RawRoute
 from services.api.state import state_of
 from services.api.traces import otlp
 from tallystick.otel import Span, event_of_span
 
-router = APIRouter(prefix="/v1", tags=["events"])
+router = APIRouter(prefix="/v1", tags=["events"], route_class=RawRoute)
 
 _TRACE_ID, _SPAN_ID = 32, 16
 """Digits of a trace's and a span's id."""
@@ -53,8 +54,8 @@ async def export_traces(request: Request, principal: Asking) -> Response:
     metrics.SPANS.labels("usage").inc(len(used))
     metrics.SPANS.labels("other").inc(len(sent) - len(used))
     nameless = sum(not _named(span) for span, _ in used)
-    results = await state.events.take(principal, [msgspec.json.encode(event) for span, event in used if _named(span)])
-    return Response(_answer(media, results, nameless), media_type=media)
+    taken = await state.events.take(principal, [msgspec.json.encode(event) for span, event in used if _named(span)])
+    return Response(_answer(media, taken.results, nameless), media_type=media)
 
 
 def _named(span: Span) -> bool:
