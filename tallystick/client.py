@@ -32,7 +32,8 @@ class Client:
     """Reports usage, from any thread. Make one for each process, by `over_http` or `over_kafka`, and close it.
 
     `source` names the gateway: with an event's id it is the event's identity. `spool` is a directory on a local disk, which several processes
-    may name: each takes a subdirectory. `on_rejected` is told of each event that is refused for good, `on_full` when the disk has no room.
+    may name: each takes a subdirectory. `tenant` says that the API key is of one subscription, which events need not name then. `on_rejected` is
+    told of each event that is refused for good, `on_full` when the disk has no room.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Client:
         entitlements: Entitlements | None = None,
         on_rejected: Callable[[Rejection], None] | None = None,
         on_full: Callable[[int], None] | None = None,
+        tenant: bool = False,
     ) -> None:
         own = spool if isinstance(spool, Spool) else claim(spool, limits or Limits(), on_full)
         self.source = source
+        self.tenant = tenant
         self.spool = own
         self.delivery = Delivery(own, transport, on_rejected=on_rejected, shared_parent=own is not spool)
         self._entitlements = entitlements
@@ -84,7 +87,9 @@ class Client:
 
         Raises `InvalidEvent` that names the field, `SpoolFull`: it is not kept then.
         """
-        event = usage_event(self.source, subscription=subscription, event_id=event_id, time=time, **usage)
+        event = usage_event(
+            self.source, subscription=subscription, event_id=event_id, time=time, nobody=self.tenant, **usage
+        )
         self.send(event)
         return event.id
 
@@ -179,7 +184,14 @@ class AsyncClient:
         **usage: Unpack[Usage],
     ) -> str:
         """See `Client.record`."""
-        event = usage_event(self.client.source, subscription=subscription, event_id=event_id, time=time, **usage)
+        event = usage_event(
+            self.client.source,
+            subscription=subscription,
+            event_id=event_id,
+            time=time,
+            nobody=self.client.tenant,
+            **usage,
+        )
         await self.send(event)
         return event.id
 

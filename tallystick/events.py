@@ -101,13 +101,14 @@ def usage_event(
     subscription: str | None = None,
     event_id: str | None = None,
     time: datetime | None = None,
+    nobody: bool = False,
     **data: Unpack[Usage],
 ) -> Event:
     """Return the event of one request. `(source, id)` is its identity; without `event_id` it gets a random one, without `time` it happened now.
 
-    Raises `InvalidEvent` that names the field.
+    `nobody` lets an event pass that does not say who used it: over HTTP, the API key of a tenant says so. Raises `InvalidEvent` that names the field.
     """
-    return event(_envelope(USAGE_TYPE, source, event_id, time, subscription, data))
+    return event(_envelope(USAGE_TYPE, source, event_id, time, subscription, data), nobody=nobody)
 
 
 def void_event(
@@ -135,7 +136,7 @@ def amend_event(
     return event(_envelope(AMEND_TYPE, source, event_id, time, subscription, {**data, "amends": amends}))
 
 
-def event(content: Mapping[str, Any]) -> Event:
+def event(content: Mapping[str, Any], *, nobody: bool = False) -> Event:
     """Check an event in structured-mode CloudEvents JSON, such as `tallystick.otel` makes, and encode it. Raises `InvalidEvent`."""
     for name in ("specversion", "type", "source", "id", "time"):
         _text(name, content.get(name) or "", empty=False)
@@ -157,7 +158,7 @@ def event(content: Mapping[str, Any]) -> Event:
     if kind != VOID_TYPE:
         if not (data.get("model") or data.get("tool_name")):
             raise InvalidEvent("data.model", "give data.model or data.tool_name: what was used?")
-        if not key:
+        if not (key or nobody):
             raise InvalidEvent("subject", "give a subscription, data.api_key_id or data.api_key_hash: who used it?")
     return Event(content["id"], str(key or ""), _encoded(content))
 

@@ -17,7 +17,8 @@ class SendEvent {
             .header("Authorization", "Bearer " + System.getenv("TALLYSTICK_API_KEY"))
             .header("Content-Type", "application/cloudevents-batch+json")
             .POST(HttpRequest.BodyPublishers.ofString(event)).build();
-        var answer = HttpClient.newHttpClient().send(request, BodyHandlers.ofString());
+        var client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build(); // not the default, which offers HTTP/2 by an upgrade
+        var answer = client.send(request, BodyHandlers.ofString());
         System.out.println(answer.statusCode() + " " + answer.body()); // 503: send the same event again, after Retry-After
         System.exit(answer.statusCode() == 200 ? 0 : 1);
     }

@@ -16,6 +16,7 @@ MOST_EVENTS: Final = 1000
 _BATCH: Final = {"content-type": "application/cloudevents-batch+json"}
 _COMPRESS_FROM_BYTES: Final = 2048
 _TOO_LARGE: Final = 413
+_NOT_YOURS: Final = "not_yours"
 _OF_THE_BATCH: Final = frozenset({400, 422})
 _ADVICE: Final = {
     401: "the API key is not known here, or was revoked: set another one",
@@ -83,6 +84,9 @@ def _results(answer: Answer, events: int) -> list[Any] | None:
 
 
 def _rejections(records: Sequence[bytes], results: Sequence[Any]) -> list[Rejection]:
+    """Return what is rejected for good. If the key may report none of them, it is the wrong key, and no event is to blame."""
+    if all(result.get("reason") == _NOT_YOURS for result in results):
+        raise Undelivered(f"{results[0].get('detail') or _NOT_YOURS}; {_ADVICE[403]}")
     return [
         Rejection(record, str(result.get("reason") or "rejected"), str(result.get("detail") or ""))
         for record, result in zip(records, results, strict=True)
