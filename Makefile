@@ -3,6 +3,7 @@
 #   make test    all tests, against the same
 #   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
 #   make test-k8s  the manifests of Kubernetes (needs Go)
+#   make test-litellm  the plug-in inside the real LiteLLM proxy, killed and restarted (installs it into .venv-litellm)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
@@ -15,9 +16,10 @@
 
 VENV ?= .venv
 PYTHON ?= python3
+LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-examples test-k8s test-rules chaos lint lock check docs up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-rules chaos lint lock check docs up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -52,6 +54,17 @@ test-rules:
 	@promtool check config deploy/prometheus/prometheus.yml
 	@promtool test rules deploy/prometheus/rules_test.yml
 
+# An environment of its own, as LiteLLM's pins are not ours; what is tested is the plug-in without its distribution's dependencies.
+test-litellm: $(VENV)/.installed-test .venv-litellm/.installed
+	@LITELLM=$(abspath .venv-litellm)/bin/litellm $(VENV)/bin/python -m pytest tests/litellm
+
+.venv-litellm/.installed: pyproject.toml
+	@echo "installing LiteLLM with its proxy (about 700 MB, once)"
+	@$(PYTHON) -m venv .venv-litellm
+	@.venv-litellm/bin/python -m pip --quiet --disable-pip-version-check install 'litellm[proxy]==$(LITELLM_VERSION)' confluent-kafka
+	@.venv-litellm/bin/python -m pip --quiet --disable-pip-version-check install --no-deps -e .
+	@touch $@
+
 test-examples: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/examples
 
@@ -79,7 +92,7 @@ down: $(VENV)/.installed-local
 clean:
 	@if [ -x $(VENV)/bin/tallystick ]; then $(VENV)/bin/tallystick local down --purge; fi
 	@if [ -x $(VENV)/bin/tallystick ]; then TALLYSTICK_LOCAL_DIR=.tallystick/demo $(VENV)/bin/tallystick local down --purge; fi
-	rm -rf $(VENV) .tallystick .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-litellm .tallystick .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@echo "making a virtual environment in $(VENV)"

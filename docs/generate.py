@@ -75,7 +75,7 @@ def settings_page() -> str:
 
 
 _PLUG_IN: Final = (
-    "Read in the LiteLLM proxy, when it starts. `TALLYSTICK_URL` and `TALLYSTICK_API_KEY` are also what the "
+    "Read in the [LiteLLM](../how-to/litellm.md) proxy, when it starts. `TALLYSTICK_URL` and `TALLYSTICK_API_KEY` are also what the "
     "[examples](../how-to/send-events.md) take."
 )
 

@@ -47,8 +47,14 @@ class Settings:
         "serve",
         "What becomes of requests while the spool is full: they are served, their usage is lost and counted in the log; or they are refused.",
     )
+    subscription: str = _setting(
+        "", "Subscription of requests with the proxy's master key, which is nobody's; without it their events are held."
+    )
+    cache_hits: Literal["free", "billed"] = _setting(
+        "free", "Whether an answer out of LiteLLM's own cache has its tokens. It counts as a request either way."
+    )
     wait_seconds: float = _setting(
-        2.0,
+        1.0,
         "How long an answer may wait for its event to be in the spool, normally a few milliseconds; 0 does not wait: SIGKILL may then lose an event.",
     )
     enforce: Literal["off", "entitlements", "reservations"] = _setting(
