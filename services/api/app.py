@@ -43,7 +43,7 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
     state = State(
         settings=settings,
         clock=clock,
-        database=Database(pool),
+        database=Database(pool, settings.api_request_seconds),
         api_keys=ApiKeys(
             pool,
             clock,

@@ -29,24 +29,26 @@ BILLING: Final = "tallystick_billing"
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The API's way to Postgres. `pool` logs in as `tallystick_api`."""
+    """The API's way to Postgres. `pool` logs in as `tallystick_api`; a statement that reads may take so many `seconds`."""
 
     pool: Pool
+    seconds: float = 30.0
 
     @asynccontextmanager
     async def reading(self, principal: Principal) -> AsyncIterator[Connection]:
         """A snapshot of what `principal` may see: its own, by row-level security; everything but secrets for who reads all."""
         role = READER if principal.reads_all else TENANT
         async with transaction(self.pool, isolation="repeatable_read", readonly=True) as connection:
-            await connection.execute(_SQL["read_as"], role, str(principal.user_id))
+            milliseconds = str(int(self.seconds * 1000))
+            await connection.execute(_SQL["read_as"], role, str(principal.user_id), milliseconds)
             yield connection
 
-    async def go_on_as(self, connection: Connection, role: Role) -> None:
-        """Read the rest of a snapshot with the rights of a service's role: what a capability reads beside what a tenant may.
+    async def see_all(self, connection: Connection) -> None:
+        """Let the rest of a snapshot see what the reading role sees: for a capability that reads beside what a tenant may.
 
         Only after `principal` was seen to own what it asks about, in the same transaction.
         """
-        await connection.execute(_SQL["go_on_as"], role)
+        await connection.execute(_SQL["see_all"], READER)
 
     @asynccontextmanager
     async def writing(

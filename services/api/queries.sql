@@ -1,11 +1,12 @@
 -- The SQL of the API itself; its capabilities have their own.
 
 -- name: read_as
--- The rest of this transaction has the rights of role $1, and row-level security shows it what user $2 owns. Plans are made for the
--- parameters at hand: most of them are filters that are given or not.
-SELECT set_config('role', $1, true), set_config('app.current_user_id', $2, true), set_config('plan_cache_mode', 'force_custom_plan', true);
+-- The rest of this transaction has the rights of role $1, and row-level security shows it what user $2 owns; a statement may take $3 milliseconds.
+-- Plans are made for the parameters at hand: most of them are filters that are given or not.
+SELECT set_config('role', $1, true), set_config('app.current_user_id', $2, true), set_config('statement_timeout', $3, true),
+       set_config('plan_cache_mode', 'force_custom_plan', true);
 
--- name: go_on_as
+-- name: see_all
 -- The rest of this transaction has the rights of role $1.
 SELECT set_config('role', $1, true);
 

@@ -15,6 +15,8 @@ from services.api.catalogue.routes import router as catalogue
 from services.api.credits.reading import router as credits_reading
 from services.api.credits.writing import router as credits_writing
 from services.api.events.routes import router as events
+from services.api.explaining.routes import router as explaining
+from services.api.invoices.routes import router as invoices
 from services.api.subscriptions.routes import router as subscriptions
 from services.api.traces.routes import router as traces
 from services.api.usage.routes import router as usage
@@ -28,6 +30,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     subscriptions,
     credits_reading,
     credits_writing,
+    invoices,
+    explaining,
     alerts,
     catalogue,
     sessions,

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
 
 import typer
 
 from services.cli.operator import harmless, plural, with_database
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from services.billing.plans.desk.explaining import ChargeExplanation
     from services.billing.provenance import Explanation, SetOffExplanation, SummaryExplanation
+    from services.billing.provenance.anything import AnyExplanation
     from shared.postgres import Connection
 
 EXIT_DIFFERS = 1
-NUMBERED_LINE = re.compile(r"(?P<number>[A-Z].*-\d+)(/(?P<position>\d+))?")
 COLUMNS = (
     "created_at", "source", "request_id", "subscription_id", "api_key_id", "model_id", "tool_name", "feature_type", "power_level", "byok",
     "status_code", "request_tokens", "cached_tokens", "response_tokens", "sign", "id", "batch_id",
@@ -48,115 +45,35 @@ def explain(
 
     Exit code 0 if they do, to the last digit; 1 if they do not, which is then said loudly.
     """
+    from services.billing.provenance.anything import (  # noqa: PLC0415 (slow to import)
+        as_document,
+        every_event,
+        explain_anything,
+        parse_name,
+    )
     from shared.errors import ConfigurationError  # noqa: PLC0415
 
     if as_json and as_csv:
         raise ConfigurationError("--json and --csv exclude each other: choose one")
 
-    async def work(connection: Connection) -> Sequence[Any]:
+    async def work(connection: Connection) -> Sequence[AnyExplanation]:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            found = await _find(connection, what, events)
+            found = await explain_anything(connection, parse_name(what), events_shown=events)
             if as_csv:
                 lines = csv.writer(sys.stdout)
                 lines.writerow(COLUMNS)
                 for each in found:
-                    if not hasattr(each, "events"):  # a charge, or a set-off: its usage lines have the events
-                        continue
-                    async for event in _every_event(connection, each):
+                    async for event in every_event(connection, each):
                         lines.writerow([event[column] for column in COLUMNS])
             return found
 
     found = with_database(work)
     if as_json:
-        documents = [_document(each) for each in found]
+        documents = [as_document(each) for each in found]
         typer.echo(json.dumps(documents[0] if len(documents) == 1 else documents, default=str))
     else:
         _show(found, to_stderr=as_csv, short=as_csv or len(found) > 1)
     return 0 if all(each.holds for each in found) else EXIT_DIFFERS
-
-
-async def _find(connection: Connection, what: str, events: int) -> Sequence[Any]:
-    from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
-    from services.billing.provenance import (  # noqa: PLC0415
-        explain_line,
-        explain_set_off,
-        explain_summary,
-        lines_of,
-        parse_summary,
-    )
-    from shared.errors import ConfigurationError  # noqa: PLC0415
-
-    if summary := parse_summary(what):
-        return [await explain_summary(connection, summary, events_shown=events)]
-    if named := NUMBERED_LINE.fullmatch(what):
-        position = int(named["position"]) if named["position"] else None
-        lines = await lines_of(connection, named["number"], position)
-        return [
-            await explain_charge(connection, line)
-            or await explain_set_off(connection, line)
-            or await explain_line(connection, line, events_shown=events)
-            for line in lines
-        ]
-    try:
-        return [await _line_or_debit(connection, UUID(what), events)]
-    except ValueError:
-        raise ConfigurationError(
-            f"'{what}' names nothing that can be explained: give the id of a line or debit, INVOICE/LINE, or SUBSCRIPTION/day/DATE"
-        ) from None
-
-
-async def _line_or_debit(
-    connection: Connection, id_: UUID, events: int
-) -> Explanation | ChargeExplanation | SetOffExplanation:
-    from services.billing.credits.desk.explaining import explain_prepaid_fee  # noqa: PLC0415
-    from services.billing.plans.desk.explaining import explain_charge  # noqa: PLC0415
-    from services.billing.provenance import explain_debit, explain_line, explain_set_off, is_line  # noqa: PLC0415
-
-    for explain_other in (explain_charge, explain_set_off, explain_prepaid_fee):
-        if found := await explain_other(connection, id_):
-            return found
-    explain_it = explain_line if await is_line(connection, id_) else explain_debit
-    return await explain_it(connection, id_, events_shown=events)
-
-
-def _every_event(connection: Connection, found: Explanation | SummaryExplanation) -> AsyncIterator[Mapping[str, Any]]:
-    from services.billing.provenance import SummaryExplanation, events_behind, events_of  # noqa: PLC0415
-
-    if isinstance(found, SummaryExplanation):
-        return events_of(connection, found.name)
-    return events_behind(connection, found)
-
-
-def _document(found: Explanation | SummaryExplanation | ChargeExplanation | SetOffExplanation) -> dict[str, Any]:
-    """Return an explanation as JSON-ready values; amounts as exact text."""
-    from services.billing.amounts import amount_text  # noqa: PLC0415
-    from services.billing.plans.desk.explaining import ChargeExplanation  # noqa: PLC0415
-    from services.billing.provenance import SetOffExplanation, SummaryExplanation  # noqa: PLC0415
-
-    if isinstance(found, SetOffExplanation):
-        return {"kind": "set_off", **asdict(found), "holds": found.holds}
-    if isinstance(found, ChargeExplanation):
-        return {"kind": "charge", **asdict(found), "holds": found.holds}
-    rows = {
-        "origins": [dict(row) for row in found.origins],
-        "events": [dict(row) for row in found.events],
-        "problems": list(found.problems),
-        "holds": found.holds,
-    }
-    if isinstance(found, SummaryExplanation):
-        return {"kind": "summary", **asdict(found.name), "stored": found.stored, "logged": found.logged, **rows}
-    return {
-        **{name: getattr(found, name) for name in ("kind", "id", "title", "currency", "event_count", "formula")},
-        "first_event_at": found.first_event_at and found.first_event_at.isoformat(),
-        "last_event_at": found.last_event_at and found.last_event_at.isoformat(),
-        "stated": amount_text(found.stated),
-        "recomputed": amount_text(found.recomputed),
-        "prices": [
-            {**asdict(p.price), "multiplier": p.multiplier, "events": p.events, "amount": amount_text(p.amount)}
-            for p in found.prices
-        ],
-        **rows,
-    }
 
 
 def _show(found: Sequence[Any], *, to_stderr: bool, short: bool) -> None:

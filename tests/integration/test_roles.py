@@ -74,6 +74,8 @@ READ = (
     ("credits", "reading.sql"),
     ("alerts", "queries.sql"),
     ("catalogue", "queries.sql"),
+    ("explaining", "queries.sql"),
+    ("invoices", "queries.sql"),
 )
 """What the API reads as a tenant, or as the reading role."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
@@ -93,6 +95,7 @@ def queries_of(role: str) -> Iterator[tuple[str, str]]:
     if role == READONLY:
         packages = ["services.billing.reconciliation", "services.billing.provenance", "services.cli.demo"]
         sets = [(package, Queries.load(package)) for package in packages]
+        sets.append(("services.billing.invoices", Queries.load("services.billing.invoices", "reading.sql")))
         sets += read_over_http("")
     elif role == TENANT:
         sets = read_over_http("tenant_")

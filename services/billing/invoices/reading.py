@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from services.billing.invoices.document import CreditNoteDocument, DocumentLine, InvoiceDocument, Party, TaxAmount
-from shared.errors import TallystickError
+from shared.errors import NotFound
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -23,7 +23,7 @@ _NOBODY = '{"name": ""}'
 Reference = UUID | str
 
 
-class InvoiceNotFound(TallystickError):
+class InvoiceNotFound(NotFound):
     """There is no invoice, or no credit note, of this id or number."""
 
 

@@ -7,6 +7,7 @@ from services.billing.provenance.explain import (
     explain_line,
     is_line,
     lines_of,
+    some_events_behind,
 )
 from services.billing.provenance.explanation import Explanation, PriceUsed
 from services.billing.provenance.set_offs import SetOffExplanation, explain_set_off
@@ -16,6 +17,7 @@ from services.billing.provenance.summaries import (
     events_of,
     explain_summary,
     parse_summary,
+    some_events_of,
 )
 
 __all__ = [
@@ -34,4 +36,6 @@ __all__ = [
     "is_line",
     "lines_of",
     "parse_summary",
+    "some_events_behind",
+    "some_events_of",
 ]

@@ -12,7 +12,7 @@ from uuid import UUID
 from services.billing.amounts import amount_text
 from services.billing.provenance.explanation import Explanation, Recomputed, recompute
 from services.billing.rating.store import read_price_book
-from shared.errors import TallystickError
+from shared.errors import NotFound
 from shared.period import HOUR
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -26,8 +26,12 @@ FORMULA: Final = (
     "+ cached_tokens x cached_input_price_per_1k / 1000 + response_tokens x output_price_per_1k / 1000 + units x price_per_unit) x multiplier"
 )
 
+After = tuple[datetime, UUID, bool] | tuple[None, None, None]
+"""An event in the order of events: its time, its id, and whether it is taken back."""
+FROM_THE_FIRST: Final[After] = (None, None, None)
 
-class NothingToExplain(TallystickError):
+
+class NothingToExplain(NotFound):
     """There is no such line or debit, or it bills no usage."""
 
 
@@ -79,8 +83,24 @@ async def events_behind(connection: Connection, explanation: Explanation) -> Asy
     """Yield every event behind a line or a debit, in order of time, without holding them all. Call it in a transaction."""
     line = await connection.fetchrow(SQL["line"], explanation.id) if explanation.kind == "line" else None
     sources = await _Sources.read(connection, *((line["usage_line_id"], None) if line else (None, explanation.id)))
-    async for row in connection.cursor(SQL["events"], *sources.arguments, None, prefetch=5_000):
+    async for row in connection.cursor(SQL["events"], *sources.arguments, None, *FROM_THE_FIRST, prefetch=5_000):
         yield row
+
+
+async def some_events_behind(
+    connection: Connection,
+    *,
+    line_id: UUID | None = None,
+    settlement_id: UUID | None = None,
+    wanted: int,
+    after: After = FROM_THE_FIRST,
+) -> Sequence[Mapping[str, Any]]:
+    """Return at most `wanted` events behind a line or a settlement, in order of time, after one of them. Raises `NothingToExplain`."""
+    line = await connection.fetchrow(SQL["line"], line_id) if line_id else None
+    if line_id and (line is None or line["usage_line_id"] is None):
+        raise NothingToExplain(f"line {line_id} is no usage by itself: there are no events behind it")
+    sources = await _Sources.read(connection, line and line["usage_line_id"], settlement_id)
+    return await sources.first_events(connection, wanted, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,20 @@ class _Sources:
         subscriptions = sorted({row["subscription_id"] for row in rows})
         batches = sorted({row["batch_id"] for row in rows})
         return cls((*columns, subscriptions, min(hours), max(hours) + HOUR), batches)
+
+    async def first_events(
+        self, connection: Connection, wanted: int, after: After = FROM_THE_FIRST
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return the first events after one: from its hour, and from ever more of the hours until there are enough."""
+        *columns, start, end = self.arguments
+        start = max(start, after[0]) if after[0] else start
+        hours = 1
+        while True:
+            until = min(start + hours * HOUR, end)
+            found = await connection.fetch(SQL["events"], *columns, start, until, wanted, *after, timeout=SECONDS)
+            if len(found) >= wanted or until >= end:
+                return found  # type: ignore[no-any-return]
+            hours *= 8
 
 
 _SOURCE_COLUMNS: Final = (
@@ -144,17 +178,6 @@ class Behind:
             )
         return problems
 
-    async def _first_events(self, wanted: int) -> Sequence[Mapping[str, Any]]:
-        """Return the first events: from the first hour, and from ever more of the hours until there are enough."""
-        *columns, start, end = self.sources.arguments
-        hours = 1
-        while True:
-            until = min(start + hours * HOUR, end)
-            found = await self.connection.fetch(SQL["events"], *columns, start, until, wanted, timeout=SECONDS)
-            if len(found) >= wanted or until == end:
-                return found  # type: ignore[no-any-return]
-            hours *= 8
-
     async def explanation(
         self, found: Recomputed, problems: Sequence[str], events_shown: int, **stated: Any
     ) -> Explanation:
@@ -166,7 +189,7 @@ class Behind:
             formula=FORMULA,
             prices=found.prices,
             origins=await self.connection.fetch(SQL["origins"], self.sources.batches, timeout=SECONDS),
-            events=await self._first_events(events_shown),
+            events=await self.sources.first_events(self.connection, events_shown),
             problems=problems,
             **stated,
         )

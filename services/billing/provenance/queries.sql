@@ -79,10 +79,11 @@ WHERE l.subscription_id = ANY($13::uuid[]) AND l.created_at >= $14 AND l.created
 GROUP BY s.price_id, s.multiplier, s.status_class;
 
 -- name: events
--- The events themselves, at most $16 (NULL: all), in the order in which they happened; sign is -1 for one that is taken back.
+-- The events themselves, at most $16 (NULL: all), in the order in which they happened, after the one that $17 to $19 name (NULL: from the first
+-- on); sign is -1 for one that is taken back.
 SELECT l.created_at, l.id, l.source, l.request_id, l.subscription_id, l.api_key_id, l.model_id, l.tool_name, l.feature_type, l.power_level,
        l.byok, l.status_code, l.request_tokens, l.cached_tokens, l.response_tokens, l.batch_id,
-       CASE WHEN s.takes_back THEN -1 ELSE 1 END * l.quantity AS sign, s.price_id, s.multiplier
+       CASE WHEN s.takes_back THEN -1 ELSE 1 END * l.quantity AS sign, s.takes_back, s.price_id, s.multiplier
 FROM usage_logs l
 JOIN unnest($1::bool[], $2::uuid[], $3::numeric[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bool[],
             $11::smallint[], $12::uuid[])
@@ -91,6 +92,7 @@ JOIN unnest($1::bool[], $2::uuid[], $3::numeric[], $4::uuid[], $5::timestamptz[]
  AND s.model_id = coalesce(l.model_id, '') AND s.tool_name = coalesce(l.tool_name, '') AND s.feature_type = coalesce(l.feature_type, '')
  AND s.power_level = l.power_level AND s.byok = l.byok AND s.status_class = CASE WHEN l.status_code < 400 THEN 2 ELSE l.status_code / 100 END
 WHERE l.subscription_id = ANY($13::uuid[]) AND l.created_at >= $14 AND l.created_at < $15
+  AND ($17::timestamptz IS NULL OR (l.created_at, l.id, s.takes_back) > ($17, $18::uuid, $19::boolean))
 ORDER BY l.created_at, l.id, s.takes_back
 LIMIT $16;
 
@@ -122,11 +124,12 @@ FROM usage_logs
 WHERE subscription_id = $1 AND created_at >= $2 AND created_at < $3 AND coalesce(model_id, '') = $4 AND coalesce(tool_name, '') = $5;
 
 -- name: summarised_events
--- The events of a summary, at most $6 (NULL: all), in the order in which they happened.
+-- The events of a summary, at most $6 (NULL: all), in the order in which they happened, after the one of $7 and $8 (NULL: from the first on).
 SELECT created_at, id, source, request_id, subscription_id, api_key_id, model_id, tool_name, feature_type, power_level, byok, status_code,
-       request_tokens, cached_tokens, response_tokens, batch_id, quantity::integer AS sign
+       request_tokens, cached_tokens, response_tokens, batch_id, quantity::integer AS sign, false AS takes_back
 FROM usage_logs
 WHERE subscription_id = $1 AND created_at >= $2 AND created_at < $3 AND coalesce(model_id, '') = $4 AND coalesce(tool_name, '') = $5
+  AND ($7::timestamptz IS NULL OR (created_at, id) > ($7, $8::uuid))
 ORDER BY created_at, id
 LIMIT $6;
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, cast
 from uuid import UUID
 
-from services.billing.provenance.explain import EVENTS_SHOWN, SECONDS, SQL, NothingToExplain
+from services.billing.provenance.explain import EVENTS_SHOWN, FROM_THE_FIRST, SECONDS, SQL, After, NothingToExplain
 from shared.period import HOUR, Period, day_start, hour_start, month_start, next_month
 from shared.postgres import Connection
 
@@ -67,6 +67,8 @@ def parse_summary(text: str) -> SummaryName | None:
     try:
         start = datetime.fromisoformat(parts[2] + "-01" if len(parts[2]) == len("2026-11") else parts[2])
         start = start.replace(tzinfo=start.tzinfo or UTC)
+        if not 1970 <= start.year < 2200:
+            raise ValueError("it is not of our time")
         subscription = UUID(parts[0])
     except ValueError as error:
         raise NothingToExplain(
@@ -98,15 +100,23 @@ async def explain_summary(
         stored_measures,
         logged_measures,
         origins=await connection.fetch(SQL["summarised_origins"], *where, timeout=SECONDS),
-        events=await connection.fetch(SQL["summarised_events"], *where, events_shown, timeout=SECONDS),
+        events=await some_events_of(connection, name, wanted=events_shown),
         problems=_disagreements(stored_measures, logged_measures, [row["month"] for row in archived]),
     )
 
 
 async def events_of(connection: Connection, name: SummaryName) -> AsyncIterator[Mapping[str, Any]]:
     """Yield every event of a summary, in order of time, without holding them all. Call it in a transaction."""
-    async for row in connection.cursor(SQL["summarised_events"], *_where(name), None, prefetch=5_000):
+    async for row in connection.cursor(SQL["summarised_events"], *_where(name), None, None, None, prefetch=5_000):
         yield row
+
+
+async def some_events_of(
+    connection: Connection, name: SummaryName, *, wanted: int, after: After = FROM_THE_FIRST
+) -> Sequence[Mapping[str, Any]]:
+    """Return at most `wanted` events of a summary, in order of time, after one of them. Raises `NothingToExplain`."""
+    name = await _complete(connection, name)
+    return await connection.fetch(SQL["summarised_events"], *_where(name), wanted, *after[:2], timeout=SECONDS)  # type: ignore[no-any-return]
 
 
 async def _complete(connection: Connection, name: SummaryName) -> SummaryName:

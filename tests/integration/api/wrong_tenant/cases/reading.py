@@ -1,4 +1,4 @@
-"""What is read: usage, subscriptions, credits, alerts; catalogues are everybody's."""
+"""What is read: usage, subscriptions, credits, invoices, reasons, alerts; catalogues are everybody's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from decimal import Decimal
 from tests.integration.api.conftest import NOW
 from tests.integration.api.reading.usage_facts import event, use
 from tests.integration.api.wrong_tenant.stage import Case, Stage, own, refused
-from tests.integration.schema_facts import insert
+from tests.integration.schema_facts import NOON, insert, make_invoice
 
 
 async def prepare(stage: Stage) -> None:
-    """Let the victim have usage, credits and an alert."""
+    """Let the victim have usage, credits, an invoice and an alert."""
     victim, pool = stage.victim, stage.facts.pool
     stage.has("request", "the-victims-request")
     await use(pool, victim.subscription_id, event(NOW, request_id="the-victims-request", model_id="the-victims-model"))
@@ -21,6 +21,12 @@ async def prepare(stage: Stage) -> None:
         alert = await insert(
             connection, "billing_alerts", user_id=victim.user_id, type="low_balance", message="-", threshold=Decimal(1)
         )
+        invoice = await make_invoice(
+            connection, victim.user_id, number="INV-2026-004711", status="sent", issue_date=NOON, due_date=NOON
+        )
+    stage.has("invoice", invoice)
+    stage.has("number", "INV-2026-004711")
+    stage.has("summary", f"{victim.subscription_id}/day/2026-11-20")
     stage.has("balance", "4711.25")
     stage.has("alert", alert["id"])
 
@@ -46,6 +52,15 @@ CASES = {
     "GET /api/v1/credits/transactions": of_the_victim(),
     "GET /api/v1/credits/grants": of_the_victim(),
     "GET /api/v1/credits/packages": own(),
+    "GET /api/v1/invoices": of_the_victim(),
+    "GET /api/v1/invoices/current": of_the_victim(),
+    "GET /api/v1/invoices/{reference}": refused(reference="invoice"),
+    "GET /api/v1/invoices/{reference}/{form}": refused(reference="number", form="pdf"),
+    "GET /api/v1/credit-notes": of_the_victim(),
+    "GET /api/v1/credit-notes/{reference}": refused(reference="number"),
+    "GET /api/v1/credit-notes/{reference}/{form}": refused(reference="number", form="pdf"),
+    "GET /api/v1/explain/{what}": refused(what="number"),
+    "GET /api/v1/explained-events/{what}": refused(what="summary"),
     "GET /api/v1/alerts": of_the_victim(),
     "GET /api/v1/models": own(),
     "GET /api/v1/prices": own(),

@@ -1,0 +1,1 @@
+"""Why an amount or a count is what it is, over HTTP."""
