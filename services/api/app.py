@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from services.api.events.replays import Replays
 from services.api.routes import ROUTERS
 from services.api.settings import Settings
 from services.api.state import State, put_state
+from services.api.usage.live import Live
 from shared.clock import Clock, SystemClock
 from shared.contracts import USAGE_EVENTS
 from shared.kafka_security import librdkafka_security
@@ -62,6 +64,7 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
         tokens=tokens_of(settings, pool, clock),
         capabilities=Capabilities(settings),
         rate_limits=settings.rate_limits(),
+        live=Live(pool, settings.api_streams, settings.api_streams_each),
         events=_intake(settings, pool, clock),
         replays=Replays(timedelta(seconds=settings.api_idempotency_seconds), settings.api_idempotency_bytes),
     )
@@ -106,9 +109,20 @@ def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         async with AsyncExitStack() as stack:
             stack.push_async_callback(state.capabilities.close)
             stack.push_async_callback(state.events.close)
+            stack.enter_context(_beside(state.live.run()))
             yield
 
     return running
+
+
+@contextmanager
+def _beside(work: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Let something run beside requests."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _intake(settings: Settings, pool: Pool, clock: Clock) -> Intake:

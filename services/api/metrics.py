@@ -16,6 +16,7 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 IN_FLIGHT = Gauge("tallystick_api_requests_in_flight", "Requests that are being answered.")
+STREAMS = Gauge("tallystick_api_streams", "Streams of live counters that are open.")
 REFUSED_CREDENTIALS = Counter(
     "tallystick_api_refused_credentials",
     "Credentials that were refused, by kind: api_key, session, token, none.",

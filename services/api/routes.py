@@ -20,6 +20,7 @@ from services.api.invoices.routes import router as invoices
 from services.api.subscriptions.routes import router as subscriptions
 from services.api.traces.routes import router as traces
 from services.api.usage.routes import router as usage
+from services.api.usage.streaming import router as streaming
 from services.api.webhooks import router as webhooks
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -27,6 +28,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     events,
     traces,
     usage,
+    streaming,
     subscriptions,
     credits_reading,
     credits_writing,

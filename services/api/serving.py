@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import structlog
 import uvicorn
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from services.api.app import build
 from services.api.probes import probes_app
 from services.api.settings import Settings
+from services.api.state import parts_of
 from shared.errors import TallystickError
 from shared.logs import configure_logs
 from shared.postgres import create_pool
@@ -54,12 +55,13 @@ async def _serve(settings: Settings) -> None:
             settings.api_host, settings.api_port, what="the API", settings="TALLYSTICK_API_PORT and TALLYSTICK_API_HOST"
         )
         await check_schema(pool)
-        api = _server(build(settings, pool), settings.api_host, settings.api_port, settings.shutdown_seconds)
+        application = build(settings, pool)
+        api = _server(application, settings.api_host, settings.api_port, settings.shutdown_seconds)
         probes = _server(probes_app(api, pool), settings.http_host, probes_port, 1)
         log.info(
             "api_starts", pid=os.getpid(), api=f"http://{settings.api_host}:{settings.api_port}", probes=probes_port
         )
-        await _run(api, probes)
+        await _run(api, probes, ending=parts_of(application).live.end)
         log.info("api_stopped")
     finally:
         await close_pool(pool)
@@ -87,11 +89,12 @@ def _server(app: ASGIApp, host: str, port: int, shutdown_seconds: float) -> uvic
     return _Server(config)
 
 
-async def _run(api: uvicorn.Server, probes: uvicorn.Server) -> None:
-    """Serve until a signal; the API ends first, so that the probes tell of it until the end."""
+async def _run(api: uvicorn.Server, probes: uvicorn.Server, ending: Callable[[], None]) -> None:
+    """Serve until a signal; the API ends first, so that the probes tell of it until the end. `ending` ends what would not end itself."""
 
     def stop() -> None:
         api.should_exit = True
+        ending()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

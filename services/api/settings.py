@@ -26,6 +26,8 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
     api_request_seconds: float = Field(
         30.0, gt=0, description="How long a statement for a request may take before it is given up."
     )
+    api_streams: int = Field(200, ge=0, description="Most streams of live counters of one process.")
+    api_streams_each: int = Field(5, ge=0, description="Most of one user.")
     api_cors_origins: str = Field(
         "", description="Origins whose pages may call the API from a browser, comma-separated; empty: none."
     )

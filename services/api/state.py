@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from services.api.events.intake import Intake
     from services.api.events.replays import Replays
     from services.api.limits import RateLimits
+    from services.api.usage.live import Live
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class State:
     tokens: Tokens
     capabilities: Capabilities
     rate_limits: RateLimits
+    live: Live
     events: Intake
     replays: Replays
 
@@ -44,4 +46,9 @@ def put_state(app: FastAPI, state: State) -> None:
 
 def state_of(request: Request) -> State:
     """Return the parts of the application that answers a request."""
-    return cast("State", request.app.state.tallystick)
+    return parts_of(request.app)
+
+
+def parts_of(app: FastAPI) -> State:
+    """Return the parts of an application."""
+    return cast("State", app.state.tallystick)
