@@ -9,10 +9,14 @@ SELECT EXISTS (SELECT FROM subscriptions WHERE id = $1);
 SELECT EXISTS (SELECT FROM invoices WHERE number = $1);
 
 -- name: what_is
--- What an id is of, that who asks may see: a line of an invoice, or a settlement (by its own id, or that of its ledger entry), whose id it returns.
-SELECT 'line' AS kind, id FROM invoice_lines WHERE id = $1
+-- What an id is of, that who asks may see: a line of an invoice, a settlement (by its own id, or that of its ledger entry), whose id it
+-- returns, or else an entry of the ledger.
+SELECT 'line' AS kind, id, 1 AS place FROM invoice_lines WHERE id = $1
 UNION ALL
-SELECT 'debit', id FROM credit_settlements WHERE id = $1 OR transaction_id = $1;
+SELECT 'debit', id, 2 FROM credit_settlements WHERE id = $1 OR transaction_id = $1
+UNION ALL
+SELECT 'entry', id, 3 FROM credit_transactions WHERE id = $1
+ORDER BY place LIMIT 1;
 
 -- name: line_of_number
 -- The line at position $2 of the invoice with number $1.

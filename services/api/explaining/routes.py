@@ -121,6 +121,8 @@ async def list_explained_events(
             rows = await some_events_of(connection, name, wanted=paging.limit + 1, after=after)
         elif id_ is None:
             raise invalid("path.what", f"name one line of it, such as {what}/1")
+        elif kind == "entry":
+            raise Problem(NOT_FOUND, f"entry {what} of the ledger is no usage: there are no events behind it")
         else:
             rows = await some_events_behind(
                 connection,

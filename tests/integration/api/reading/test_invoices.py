@@ -222,6 +222,16 @@ async def test_a_debit_is_explained(client: httpx.AsyncClient, facts: Facts, dat
         assert len(events) == debit["event_count"]
 
 
+async def test_an_entry_of_the_ledger_that_is_no_usage_has_nothing_behind_it(
+    client: httpx.AsyncClient, facts: Facts, database_pool: Pool
+) -> None:
+    ada = await facts.customer()
+    entry = await database_pool.fetchval("SELECT transaction_id FROM add_user_credits($1::uuid, 5)", ada.user_id)
+    for path in ("explain", "explained-events"):
+        answer = await client.get(f"/api/v1/{path}/{entry}", headers=ada.headers)
+        assert answer.status_code == 404, answer.text
+
+
 async def test_what_does_not_agree_is_said(client: httpx.AsyncClient, billed: Billed, facts: Facts) -> None:
     await facts.pool.execute(
         "DELETE FROM usage_logs WHERE subscription_id = $1 AND request_tokens = 100", billed.customer.subscription_id
