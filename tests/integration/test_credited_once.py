@@ -62,7 +62,7 @@ async def test_the_line_says_which_note_had_given_it_and_can_be_explained(desk: 
     await take_back(desk, customer.subscription_id, request_tokens=3_000)
     await next_invoice(desk)
     (line,) = await desk.fetch("SELECT id, description FROM invoice_lines WHERE dimensions ? 'credit_note'")
-    assert line["description"] == "gpt-4o: input tokens (balanced): given back already by CN-2026-000001"
+    assert line["description"] == "Given back already by CN-2026-000001: gpt-4o: input tokens (balanced)"
     async with desk.billing.acquire() as connection:
         found = await explain_set_off(connection, line["id"])
         assert await explain_set_off(connection, invoice.lines[0].id) is None

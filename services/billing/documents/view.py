@@ -14,6 +14,7 @@ from babel import Locale
 from babel.dates import format_date
 from babel.numbers import format_currency, format_decimal, format_percent
 
+from services.billing.documents.phrases import phrase
 from services.billing.documents.wording import Wording, wording
 from services.billing.invoices.document import CreditNoteDocument, DocumentLine, InvoiceDocument, Party, TaxAmount
 
@@ -209,7 +210,7 @@ class _Printer:
         subject = facts.get("model_id") or facts.get("tool_name") or facts.get("feature_type")
         component = line.component or facts.get("component")
         if component not in COMPONENTS or not subject:
-            return line.description, when
+            return phrase(self.words, line.description), when
         qualities = [self(str(facts.get("power_level", "balanced")))]
         qualities += [self("own provider key")] if facts.get("byok") else []
         late = [self("adjustment")] if line.kind == "adjustment" else []

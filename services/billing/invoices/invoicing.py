@@ -109,7 +109,7 @@ def make_invoice(
 def _order(line: Line) -> tuple[Any, ...]:
     return (
         _KIND_ORDER[line.kind], line.subscription_id.int if line.subscription_id else 0,
-        line.period_start.timestamp() if line.period_start else 0, line.description.partition(":")[0], "credit_note" in line.dimensions,
+        line.period_start.timestamp() if line.period_start else 0, "credit_note" in line.dimensions, line.description.partition(":")[0],
         line.dimensions.get("power_level", ""), line.dimensions.get("byok", False), line.price_id.int if line.price_id else 0,
         _COMPONENT_ORDER[line.component], line.id.int,
     )  # fmt: skip

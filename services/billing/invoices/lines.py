@@ -228,7 +228,7 @@ def set_off_line(note: Mapping[str, Any], amount: Decimal) -> Line:
     """Return the line that takes off what corrected usage gives back and a credit note gave before; `note` is as `noted_lines` reads it."""
     facts = {**json.loads(note["dimensions"]), "component": note["component"], "credit_note": note["number"]}
     return Line(
-        id=uuid7(), kind="adjustment", description=f"{note['description']}: given back already by {note['number']}", quantity=1,
+        id=uuid7(), kind="adjustment", description=f"Given back already by {note['number']}: {note['description']}", quantity=1,
         unit="correction", unit_price=amount, exact_amount=amount, subscription_id=note["subscription_id"],
         period_start=note["period_start"], period_end=note["period_end"], dimensions=facts,
     )  # fmt: skip

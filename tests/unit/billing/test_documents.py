@@ -16,6 +16,7 @@ from pypdf import PdfReader
 from services.billing.documents.einvoice import EInvoiceIncomplete, einvoice, missing
 from services.billing.documents.html import render_html
 from services.billing.documents.pdf import render_pdf
+from services.billing.documents.phrases import PHRASES, phrase
 from services.billing.documents.rendering import as_issued, render
 from services.billing.documents.view import TAX_NOTES, credit_note_view, invoice_view
 from services.billing.documents.wording import LANGUAGES, catalog, wording
@@ -89,6 +90,7 @@ def test_every_word_of_the_view_is_translated() -> None:
             case ast.AnnAssign(target=ast.Name(id="COMPONENTS" | "TAX_NOTES"), value=ast.Dict(values=values)):
                 said |= {value.value for value in values if isinstance(value, ast.Constant)}
     said |= {"eco", "balanced", "precision", "per request", "per 1,000 tokens", "per second", "Total", "Total credited"}
+    said |= {text for _, text in PHRASES} - {"{name}"}
     assert len(said) > 40
     for language in ("de", "fr"):
         known = {str(message.id) for message in catalog(language) if message.id and message.string}
@@ -210,3 +212,29 @@ def test_a_draft_is_shown_as_it_is() -> None:
 
 def test_an_unknown_language_is_english() -> None:
     assert wording("tlh")("Total") == "Total"
+
+
+@pytest.mark.parametrize(
+    ("written", "english", "german"),
+    [
+        ("Team, from 1 October 2026", "Team", "Team"),
+        ("Team, 11 October 2026 to 31 October 2026 (prorated)", "Team (prorated)", "Team (anteilig)"),
+        (
+            "Credit for Team, unused 11 October 2026 to 31 October 2026",
+            "Credit for Team, unused",
+            "Gutschrift für Team, nicht genutzt",
+        ),
+        (
+            "Team: 20 requests beyond 100 included, 1 October 2026 to 31 October 2026 (late usage)",
+            "Team: 20 requests beyond 100 included (late usage)",
+            "Team: 20 requests über 100 enthaltene hinaus (verspätete Nutzung)",
+        ),
+        ("Welcome: 20 % off Team, from 1 October 2026", "Welcome: 20 % off Team", "Welcome: 20 % Nachlass auf Team"),
+        ("Usage included in Team, 1 October 2026 to 31 October 2026", "Usage included in Team", "In Team enthaltene Nutzung"),
+        ("Credit carried over from INV-2026-000001", "Credit carried over from INV-2026-000001", "Guthaben aus INV-2026-000001"),
+        ("Something of your own", "Something of your own", "Something of your own"),
+    ],
+)  # fmt: skip
+def test_charges_and_credits_are_called_in_the_customers_language(written: str, english: str, german: str) -> None:
+    assert phrase(wording("en"), written) == english
+    assert phrase(wording("de"), written) == german
