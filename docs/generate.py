@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from typer.main import get_command
 
+from deploy.grafana.dashboards import DASHBOARDS, document
 from docs import roles
 from services.api.app import make_app
 from services.api.problems import KINDS
@@ -294,6 +296,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "http.md": http_page,
     "problems.md": problems_page,
     "../../deploy/k8s/components/monitoring/prometheusrule.yaml": prometheus_rule,
+    **{f"../../deploy/grafana/dashboards/{board.uid}.json": partial(document, board) for board in DASHBOARDS},
 }
 
 

@@ -1,4 +1,4 @@
-"""What the alert rules name exists: metrics, labels, runbooks; and each rule is tried, firing and silent."""
+"""What alert rules and dashboards name exists: metrics, labels, runbooks; and each rule is tried, firing and silent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from deploy.grafana.dashboards import DASHBOARDS, Panel
 from docs.generate import metric_modules
 
 ROOT: Final = Path(__file__).parents[2]
@@ -20,7 +21,13 @@ GROUPS: Final[list[dict[str, Any]]] = yaml.safe_load((FOLDER / "rules.yml").read
 RULES: Final = [rule for group in GROUPS for rule in group["rules"]]
 ALERTS: Final = [rule for rule in RULES if "alert" in rule]
 OF_THE_SCRAPE: Final = {"job", "instance", "service"}
-OF_PROMETHEUS: Final = {"up": set[str](), "process_resident_memory_bytes": set[str]()}
+OF_PROMETHEUS: Final = {
+    "up": set[str](),
+    "process_resident_memory_bytes": set[str](),
+    "process_cpu_seconds_total": set[str](),
+}
+
+PANELS: Final = [panel for board in DASHBOARDS for _, row in board.rows for panel in row]
 
 of_each_alert = pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 
@@ -48,14 +55,31 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
         yield name, set(re.findall(r"(\w+)\s*[=!]", matchers))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_the_series_of_a_rule_exist_with_their_labels(rule: dict[str, Any]) -> None:
+def assert_known(expression: str) -> None:
+    """Every series of an expression is exposed by a service with its labels, or recorded by a rule."""
     known = known_series()
-    for name, labels in selectors(rule["expr"]):
+    for name, labels in selectors(expression):
         assert name in known, f"no service exposes {name}"
         assert labels <= known[name] | OF_THE_SCRAPE, f"{name} has no label {labels - known[name]}"
     recorded = {rule["record"] for rule in RULES if "record" in rule}
-    assert set(re.findall(r"\b\w+:\w+:\w+\b", rule["expr"])) <= recorded
+    assert set(re.findall(r"\b\w+:\w+:\w+\b", expression)) <= recorded
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_the_series_of_a_rule_exist_with_their_labels(rule: dict[str, Any]) -> None:
+    assert_known(rule["expr"])
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
+def test_a_panel_asks_for_series_that_exist_and_says_what_it_shows(panel: Panel) -> None:
+    assert panel.description
+    assert panel.unit
+    for query, legend in panel.queries:
+        assert_known(query)
+        asked = set(re.findall(r"\{\{(\w+)\}\}", legend))
+        grouped = {label.strip() for found in re.findall(r"by \(([^)]*)\)", query) for label in found.split(",")}
+        recorded = {label for name in re.findall(r"\b(\w+):\w+:\w+\b", query) for label in name.split("_")}
+        assert asked <= grouped | recorded | OF_THE_SCRAPE, f"{query} has no label {asked}"
 
 
 def test_the_buckets_that_are_asked_for_exist() -> None:
