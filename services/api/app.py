@@ -20,9 +20,11 @@ from services.api.auth.sessions import LoggedIn
 from services.api.boundary import Boundary
 from services.api.capabilities import Capabilities
 from services.api.database import Database
+from services.api.entitlements import Entitlements
 from services.api.events.intake import Intake
 from services.api.events.publishing import Publisher
 from services.api.events.replays import Replays
+from services.api.reservations import Reservations
 from services.api.routes import ROUTERS
 from services.api.settings import Settings
 from services.api.state import State, put_state
@@ -67,6 +69,8 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
         live=Live(pool, settings.api_streams, settings.api_streams_each),
         events=_intake(settings, pool, clock),
         replays=Replays(timedelta(seconds=settings.api_idempotency_seconds), settings.api_idempotency_bytes),
+        entitlements=Entitlements(pool, settings, clock, timedelta(seconds=settings.api_entitlement_seconds)),
+        reservations=Reservations(pool, clock),
     )
     app = make_app(lifespan=_running(state))
     put_state(app, state)
@@ -110,6 +114,9 @@ def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[No
             stack.push_async_callback(state.capabilities.close)
             stack.push_async_callback(state.events.close)
             stack.enter_context(_beside(state.live.run()))
+            stack.push_async_callback(state.reservations.close)
+            stack.push_async_callback(state.entitlements.close)
+            state.entitlements.start()
             yield
 
     return running

@@ -26,6 +26,22 @@ STALE_CREDENTIALS = Counter(
     "tallystick_api_stale_credentials",
     "Requests whose API key was recognised from memory while Postgres did not answer.",
 )
+ENTITLEMENTS = Counter(
+    "tallystick_api_entitlements",
+    "Answers to whether a request may go, by outcome (allowed, refused) and what they were decided by: database, status.",
+    ["outcome", "source"],
+)
+STATUSES = Gauge("tallystick_api_statuses", "Subscriptions whose status was read from subscription.status.")
+RESERVATIONS = Counter(
+    "tallystick_api_reservations",
+    "Answers to what was to be reserved, by outcome: reserved, repeated, refused, key_reused, unknown.",
+    ["outcome"],
+)
+RESERVATIONS_TOGETHER = Histogram(
+    "tallystick_api_reservations_together",
+    "Reservations that one transaction answered.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 250),
+)
 EVENTS = Counter(
     "tallystick_api_events",
     "Usage events that came by HTTP and were answered, by status: accepted, duplicate, rejected.",

@@ -14,9 +14,11 @@ from services.api.auth.session_routes import router as sessions
 from services.api.catalogue.routes import router as catalogue
 from services.api.credits.reading import router as credits_reading
 from services.api.credits.writing import router as credits_writing
+from services.api.entitlements.routes import router as entitlements
 from services.api.events.routes import router as events
 from services.api.explaining.routes import router as explaining
 from services.api.invoices.routes import router as invoices
+from services.api.reservations.routes import router as reservations
 from services.api.subscriptions.routes import router as subscriptions
 from services.api.traces.routes import router as traces
 from services.api.usage.routes import router as usage
@@ -27,6 +29,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     account,
     events,
     traces,
+    entitlements,
+    reservations,
     usage,
     streaming,
     subscriptions,

@@ -55,6 +55,12 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
         "looked up for it; 0: no limit. Behind a proxy, set FORWARDED_ALLOW_IPS to its address.",
     )
 
+    api_entitlement_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="How old what Postgres said about a subscription may be when an entitlement is answered. A change of status is known at once.",
+    )
     api_inflated_bytes: int = Field(
         16 * 2**20,
         ge=1024,

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from services.api.auth.tokens import Tokens
     from services.api.capabilities import Capabilities
     from services.api.database import Database
+    from services.api.entitlements import Entitlements
     from services.api.events.intake import Intake
     from services.api.events.replays import Replays
     from services.api.limits import RateLimits
+    from services.api.reservations import Reservations
     from services.api.usage.live import Live
 
 
@@ -37,6 +39,8 @@ class State:
     live: Live
     events: Intake
     replays: Replays
+    entitlements: Entitlements
+    reservations: Reservations
 
 
 def put_state(app: FastAPI, state: State) -> None:

@@ -12,5 +12,9 @@ ORDER BY place;
 SELECT id, subscription_id, state, requests, tokens, credits, created_at, expires_at FROM cancel_reservation($1, $2);
 
 -- name: find
--- A reservation.
-SELECT id, subscription_id, state, requests, tokens, credits, created_at, expires_at FROM reservations WHERE id = $1;
+-- A reservation, and whose it is.
+SELECT id, subscription_id, user_id, state, requests, tokens, credits, created_at, expires_at FROM reservations WHERE id = $1;
+
+-- name: credit_rates
+-- What a unit of each currency is worth in credits at a time ($1).
+SELECT currency, credits_per_unit FROM credit_rate_periods WHERE valid_from <= $1 AND $1 < valid_to;

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 import asyncpg
 import structlog
 
+from services.api import metrics
 from services.api.reservations import store
 from services.api.reservations.asking import Answer, Ask
 from shared.clock import Clock
@@ -86,6 +87,7 @@ class Reserver:
                     future.set_result(answer)
 
     async def _reserve(self, asks: Sequence[Ask]) -> list[Answer]:
+        metrics.RESERVATIONS_TOGETHER.observe(len(asks))
         async with transaction(self._pool) as connection:
             return await store.reserve(connection, asks, self._clock.now())
 

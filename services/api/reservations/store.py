@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -38,9 +39,16 @@ async def cancel(connection: Connection, id_: UUID, now: datetime) -> Reservatio
     return _reservation(await connection.fetchrow(_SQL["cancel"], id_, now))
 
 
-async def find(connection: Connection, id_: UUID) -> Reservation | None:
-    """Return a reservation, None if there is none (any more)."""
-    return _reservation(await connection.fetchrow(_SQL["find"], id_))
+async def find(connection: Connection, id_: UUID) -> tuple[Reservation, UUID] | None:
+    """Return a reservation and the user whose it is, None if there is none (any more)."""
+    row = await connection.fetchrow(_SQL["find"], id_)
+    found = _reservation(row)
+    return None if found is None else (found, row["user_id"])
+
+
+async def credit_rates(connection: Connection, at: datetime) -> dict[str, Decimal]:
+    """Return how many credits a unit of each currency is worth at a time."""
+    return {row["currency"]: row["credits_per_unit"] for row in await connection.fetch(_SQL["credit_rates"], at)}
 
 
 def _reservation(row: Mapping[str, Any] | None) -> Reservation | None:
