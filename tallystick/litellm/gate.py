@@ -21,11 +21,10 @@ _CHARACTERS_PER_TOKEN: Final = 4
 _ASKING_THREADS: Final = 16
 _NEARLY_FULL: Final = 0.01
 _STATUS: Final = {
-    "credits_exhausted": 402,
-    "payment_overdue": 402,
-    "quota_requests": 429,
-    "quota_tokens": 429,
-    "rate_limited": 429,
+    **dict.fromkeys(("credits_exhausted", "payment_overdue"), 402),
+    **dict.fromkeys(
+        ("quota_requests", "quota_tokens", "concurrent_requests", "key_requests_per_day", "rate_limited"), 429
+    ),
 }
 _NOT_OURS: Final = frozenset({400, 401, 403, 405, 422})
 """Refusals that tell of the gateway's own key or settings, and not of who asks."""
@@ -52,8 +51,8 @@ class Gate:
         self._spool = spool
         self._asking = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix="tallystick-asking")
 
-    async def admit(self, call: Call, data: Mapping[str, Any]) -> None:
-        """Return if the request may be served; `call` has its reservation then. Raises `Refused`."""
+    async def admit(self, call: Call, data: Mapping[str, Any], model: str | None = None) -> None:
+        """Return if the request may be served; `call` has its reservation then. `model` is the one in the price list. Raises `Refused`."""
         try:
             if self._settings.when_full == "refuse" and self._spool.room < _NEARLY_FULL:
                 raise Refused(503, "usage cannot be recorded at present, and is not served unrecorded: try again later")
@@ -62,7 +61,7 @@ class Gate:
                 and self._settings.enforce != "off"
                 and (call.subscription or call.api_key_hash)
             ):
-                await self._ask(call, data, self._entitlements)
+                await self._ask(call, data, self._entitlements, model)
         except Refused:
             self.refused += 1
             call.refused = True
@@ -78,7 +77,7 @@ class Gate:
         if self._entitlements is not None and call.reservation is not None:
             self._entitlements.cancel(call.reservation)
 
-    async def _ask(self, call: Call, data: Mapping[str, Any], entitlements: Entitlements) -> None:
+    async def _ask(self, call: Call, data: Mapping[str, Any], entitlements: Entitlements, model: str | None) -> None:
         self.asked += 1
         try:
             if self._settings.enforce == "entitlements":
@@ -93,7 +92,7 @@ class Gate:
                         subscription=call.subscription,
                         api_key_hash=call.api_key_hash,
                         tokens=estimated_tokens(data, self._settings.estimated_tokens),
-                        model=call.model or None,
+                        model=model or call.model or None,
                         idempotency_key=call.nonce,
                     )
                 )

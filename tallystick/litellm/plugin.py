@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class TallystickLogger(CustomLogger):  # type: ignore[misc]  # litellm is not in
         subscription, key_hash = self._who(user_api_key_dict)
         call = self.recorder.begin(data, call_type, subscription=subscription, api_key_hash=key_hash)
         try:
-            await self._gate.admit(call, data)
+            await self._gate.admit(call, data, _deployed_model(call.model))
         except Refused as refused:
             detail = {"error": str(refused), "reasons": list(refused.reasons)}
             raise HTTPException(status_code=refused.status, detail=detail) from refused
@@ -156,6 +157,17 @@ def _client(settings: Settings) -> Client:
             limits=limits,
         )
     return Client.over_http(settings.url, settings.secret, source=settings.source, spool=settings.spool, limits=limits)
+
+
+def _deployed_model(name: str) -> str | None:
+    """Return the model behind the name that clients use, as events will have it: that of its first deployment. None if it is not known."""
+    router = getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
+    try:
+        deployments = router.get_model_list(model_name=name) if router is not None else None
+        model = str(deployments[0]["litellm_params"]["model"]) if deployments else None
+    except (LookupError, TypeError, ValueError):
+        return None
+    return model.partition("/")[2] or model if model else None
 
 
 def _providers() -> frozenset[str]:

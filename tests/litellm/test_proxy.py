@@ -141,6 +141,7 @@ def test_a_request_is_served_only_with_a_reservation(make_proxy: MakeProxy, tmp_
         asked = next(request for request in api.requests if request.path == "/api/v1/reservations")
         assert asked.content["subscription"] == SUBSCRIPTION
         assert asked.content["tokens"] == 50 + (len(PROMPT) + len("user")) // 4
+        assert asked.content["model"] == "gpt-4o-mini", "what stands in the price list"
         assert asked.headers["idempotency-key"]
 
         holds.append(Said(409, REFUSED))
