@@ -145,5 +145,9 @@ async def test_the_command_reads_a_file_and_says_what_is_wrong(
         == 2
     )
     assert "more than 18 digits after the point" in capsys.readouterr().err
+    backwards = ["--from", "2099-02-01", "--to", "2099-01-01", "--replace"]
+    wanted = ["price", "set", "--model", "gpt-4o", "--currency", "USD", "--input", "1", *backwards]
+    assert await asyncio.to_thread(run, wanted) == 2
+    assert "would end 2099-01-01 00:00, before it begins 2099-02-01 00:00" in capsys.readouterr().err
     assert await asyncio.to_thread(run, ["price", "list", "--all", "--json"]) == 0
     assert capsys.readouterr().out.count('"id"') == 3

@@ -390,6 +390,12 @@ async def test_commands_make_plans_and_coupons(
     assert (await command("coupon", "create", "FIVE", "--name", "Five", "--amount", "5"))[0] == 2, (
         "an amount needs a currency"
     )
+    for gives, why in (
+        (("--percent", "120"), "120 per cent cannot be taken off"),
+        (("--amount", "5.001", "--currency", "EUR"), "too many digits"),
+    ):
+        code, printed = await command("coupon", "create", "FIVE", "--name", "Five", *gives)
+        assert (code, why in printed) == (2, True), printed
     assert (await command("coupon", "create", "FIVE", "--name", "Five", "--amount", "5", "--currency", "EUR"))[0] == 0
     assert "5 EUR off fee; redeemed 0" in (await command("coupon", "list"))[1]
     assert (await command("coupon", "end", "FIVE"))[0] == 0

@@ -21,6 +21,9 @@ SQL = Queries.load("services.billing.credits.desk")
 GIVEN = ("bonus", "promotional", "refund", "allowance", "adjustment")
 """Kinds of prepaid credits that an operator gives; purchases come of payments."""
 
+MOST_DIGITS = 18
+"""Digits after the point of credits that a person gives or takes: as many as a price may have."""
+
 
 class CreditsRefused(TallystickError):
     """A change of credits that cannot be; the message says why, and nothing has changed."""
@@ -124,13 +127,13 @@ async def grant(
         raise CreditsRefused(f"'{kind}' credits are not given by hand: kinds are {', '.join(GIVEN)}")
     if not amount > 0:
         raise CreditsRefused(f"{amount} credits cannot be given: 'tallystick credits adjust' takes back")
-    entry = Entry(amount, kind, why, key, priority, expires_at)
+    entry = Entry(checked(amount), kind, why, key, priority, expires_at)
     return await _post(connection, user, "credits.granted", entry)
 
 
 async def adjust(connection: Connection, user: User, amount: Decimal, *, why: str, key: str) -> Posted:
     """Correct a balance: upwards by a grant, downwards from what would be used first, never below zero."""
-    return await _post(connection, user, "credits.adjusted", Entry(amount, "admin_adjustment", why, key))
+    return await _post(connection, user, "credits.adjusted", Entry(checked(amount), "admin_adjustment", why, key))
 
 
 async def debit(
@@ -141,10 +144,19 @@ async def debit(
     Raises `CreditsRefused`; its cause is asyncpg's error TS001 where there are not enough, whose detail says how much is missing.
     """
     asked = request or Request()
+    checked(amount)
     async with refusals():
         posted = Posted(*await connection.fetchrow(SQL["debit"], user.id, amount, why, key, *asked))
     await _note_posting(connection, user, "credits.debited", Entry(-amount, "debit", why, key), posted)
     return posted
+
+
+def checked(amount: Decimal) -> Decimal:
+    """Return an amount of credits as a person may write it. Raises `CreditsRefused` for one with too many digits."""
+    exponent = amount.normalize().as_tuple().exponent
+    if not isinstance(exponent, int) or -exponent > MOST_DIGITS:
+        raise CreditsRefused(f"{amount} credits have too many digits: at most {MOST_DIGITS} after the point")
+    return amount
 
 
 async def _post(connection: Connection, user: User, action: str, entry: Entry) -> Posted:
@@ -180,6 +192,7 @@ async def rates(connection: Connection) -> list[dict[str, Any]]:
 
 async def set_rate(connection: Connection, currency: str, credits_per_unit: Decimal, valid_from: datetime) -> None:
     """Set what a unit of a currency is worth from an hour on. Raises `CreditsRefused` where usage was settled since."""
+    checked(credits_per_unit)
     try:
         async with refusals():
             await connection.execute(SQL["set_rate"], currency, valid_from, credits_per_unit)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from services.billing.amounts import amount_text
-from services.billing.credits.desk.operations import SQL, CreditsRefused
+from services.billing.credits.desk.operations import SQL, CreditsRefused, checked
 from shared.money import minor_unit
 from shared.postgres import Connection
 
@@ -69,6 +69,7 @@ async def _check(connection: Connection, package: dict[str, Any]) -> None:
             raise CreditsRefused(
                 f"{what} {amount_text(package[what])} cannot be: give an amount above zero and below {LARGEST:,.0f}"
             )
+    checked(package["credits"])
     if package["price"] % minor_unit(currency):
         raise CreditsRefused(
             f"a price of {amount_text(package['price'])} {currency} has too many digits: the smallest amount is {minor_unit(currency)}"

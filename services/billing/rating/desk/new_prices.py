@@ -92,6 +92,15 @@ async def insert_price(connection: Connection, price: Price, *, note: str | None
 _TOKENS: tuple[Component, ...] = ("input", "output", "cached_input")
 
 
+def _beginning(new: NewPrice, otherwise: datetime) -> datetime:
+    begins = new.valid_from or otherwise
+    if new.valid_to is not None and new.valid_to <= begins:
+        raise PriceRefused(
+            f"the price of {new.kind} {new.subject} would end {new.valid_to:%Y-%m-%d %H:%M}, before it begins {begins:%Y-%m-%d %H:%M}"
+        )
+    return begins
+
+
 async def set_prices(
     connection: Connection,
     wanted: Sequence[NewPrice],
@@ -118,7 +127,7 @@ async def set_prices(
         price = price_of_new(
             new,
             price_id=uuid7(),
-            valid_from=new.valid_from or valid_from or hour_start(now) + HOUR,
+            valid_from=_beginning(new, valid_from or hour_start(now) + HOUR),
             valid_to=new.valid_to,
         )
         replaced = await _make_room(connection, price, now=now, replace=replace)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.billing.payments.state import AmountRefused, checked_amount
 from services.billing.subscriptions.life import NoSuchSubscription, StepRefused
 from shared.ids import uuid7
 from shared.postgres import Connection
@@ -41,6 +42,13 @@ async def create_coupon(connection: Connection, new: NewCoupon, *, now: datetime
         raise StepRefused("a coupon gives a percentage or an amount: name one of them")
     if (new.amount_off is None) != (new.currency is None):
         raise StepRefused("an amount needs a currency, a percentage has none")
+    if new.percent is not None and not 0 < new.percent <= 100:
+        raise StepRefused(f"{new.percent} per cent cannot be taken off: give more than 0 and at most 100")
+    if new.amount_off is not None and new.currency is not None:
+        try:
+            checked_amount(new.amount_off, new.currency)
+        except AmountRefused as error:
+            raise StepRefused(str(error)) from None
     if new.plan_ids and (unknown := await connection.fetch(SQL["unknown_plans"], list(new.plan_ids))):
         raise StepRefused(f"there is no plan {unknown[0]['id']}")
     applies_to = "fee" if new.fee_only or new.amount_off is not None else "all"
