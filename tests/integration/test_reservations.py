@@ -1,5 +1,9 @@
 """Reservations: what they take, what settles them, and what gives them back."""
 
+# What is called here, directly or through the services: reserve_many and concurrent_limit; settle_reserved_quota, use_reserved_credits and
+# release_debited_credits; cancel_reservation; expire_reservations and expire_reservations_of, with give_back_reserved_quota and
+# give_back_reserved_credits; forget_reservations.
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -64,6 +64,9 @@ NOT_OPERATED = {
             "set_tier",
             "set_topup",
             "set_alert",
+            "known_tier",
+            "lock_package",
+            "put_package",
         )
     ),
     *(f"services.billing.plans.desk.{name}" for name in ("charge_line", "claimed_usage")),

@@ -303,6 +303,8 @@ async def test_nothing_of_value_is_deleted_by_a_cascade(connection: Connection) 
         ("plan_versions", "plans"), ("subscription_terms", "subscriptions"), ("subscription_changes", "subscriptions"),  # of what was never used
         ("alert_settings", "users"), ("webhook_deliveries", "webhook_endpoints"), ("webhook_deliveries", "webhook_messages"),
         ("webhook_attempts", "webhook_deliveries"),  # a log of what was sent, kept for days
+        ("reservations", "reservation_holds"), ("reservation_holds", "subscriptions"),  # claims on what was not used
+        ("reservation_credits", "reservations"), ("reservation_credits", "credit_holds"), ("credit_holds", "users"),
         ("usage_archive_batches", "usage_archives"), ("usage_archive_sums", "usage_archives"),  # parts of one record, gone on restore
     }  # fmt: skip
 
@@ -388,13 +390,11 @@ async def test_one_address_is_one_person(connection: Connection) -> None:
 
 async def test_a_session_ends_after_it_begins(connection: Connection) -> None:
     async with violates(connection, "future_expiration"):
+        before = datetime(2020, 1, 1, tzinfo=UTC)
         await insert(
-            connection,
-            "sessions",
-            user_id=await make_user(connection),
-            refresh_token="x",
-            expires_at=datetime(2020, 1, 1, tzinfo=UTC),
-        )
+            connection, "sessions", user_id=await make_user(connection), family=uuid7(), refresh_token="x", access_token="y",
+            expires_at=before, access_expires_at=before, logged_in_at=before,
+        )  # fmt: skip
 
 
 async def test_zero_may_be_charged_and_less_may_not(connection: Connection) -> None:

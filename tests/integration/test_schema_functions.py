@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -58,6 +59,8 @@ ELSEWHERE = {
     "test_plans_schema.py": "protect_plan_version version_plan protect_coupon",
     "test_webhooks.py": "queue_webhooks erase_notices",
     "test_alerts.py": "respect_alert_settings announce_low_balance",
+    "test_reservations.py": """reserve_many cancel_reservation concurrent_limit expire_reservations expire_reservations_of forget_reservations
+        give_back_reserved_credits give_back_reserved_quota release_debited_credits settle_reserved_quota use_reserved_credits""",
     "test_roles.py": "apply_role_rights create_service_roles secure_functions readable_relations",
 }
 
@@ -350,7 +353,11 @@ async def test_an_erased_person_leaves_the_sums(connection: Connection) -> None:
     await insert(
         connection, "api_keys", subscription_id=id_, key_hash="a" * 64, key_prefix="ts_abc", name="Ada's laptop"
     )
-    await insert(connection, "sessions", user_id=user, refresh_token="x", expires_at=datetime(2099, 1, 1, tzinfo=UTC))
+    later = datetime(2099, 1, 1, tzinfo=UTC)
+    await insert(
+        connection, "sessions", user_id=user, family=uuid7(), refresh_token="x", access_token="y", expires_at=later, access_expires_at=later,
+        logged_in_at=NOON,
+    )  # fmt: skip
     await connection.execute("SELECT add_user_credits($1::uuid, 10)", user)
     async with refused(connection, "TS012", "still has subscriptions"):
         await connection.execute("SELECT anonymise_user($1)", user)
@@ -366,6 +373,59 @@ async def test_an_erased_person_leaves_the_sums(connection: Connection) -> None:
     assert await connection.fetchval("SELECT get_user_balance($1)", user) == 10
     async with refused(connection, "TS005"):
         await connection.execute("SELECT anonymise_user($1)", uuid7())
+
+
+@covers("audit_change", "complete_audit_entry")
+async def test_a_change_is_in_the_audit_trail_with_before_after_and_who_acted(connection: Connection) -> None:
+    admin, ada = await make_user(connection), await make_user(connection)
+    await connection.execute(
+        "SELECT set_config('tallystick.actor', 'grace', true), set_config('app.current_user_id', $1, true)", str(admin)
+    )
+    await connection.execute(
+        "UPDATE users SET subscription_tier = 'pro', full_name = 'Ada Lovelace' WHERE id = $1", ada
+    )
+    entry = await connection.fetchrow("SELECT * FROM audit_logs WHERE action = 'user.changed' AND user_id = $1", ada)
+    assert (entry["actor"], entry["admin_id"]) == ("grace", admin)
+    assert json.loads(entry["before"]) == {"subscription_tier": "free"}
+    assert json.loads(entry["after"]) == {"subscription_tier": "pro"}, "who somebody is must not live on in the trail"
+    assert json.loads(entry["details"])["changed"] == ["full_name", "subscription_tier"]
+
+    await connection.execute("SELECT set_config('app.current_user_id', $1, true)", str(ada))
+    await connection.execute("UPDATE users SET subscription_tier = 'free' WHERE id = $1", ada)
+    own = await connection.fetchval(
+        "SELECT admin_id FROM audit_logs WHERE user_id = $1 AND after ->> 'subscription_tier' = 'free' AND action = 'user.changed'",
+        ada,
+    )
+    assert own is None, "nobody administers themselves"
+
+
+@covers("audit_run_by_hand")
+async def test_a_job_that_somebody_ran_is_in_the_audit_trail(connection: Connection) -> None:
+    for worker in ("billing-0", "by hand"):
+        await insert(connection, "job_runs", job=f"of {worker}", scheduled_for=NOON, worker=worker)
+    rows = await connection.fetch("SELECT resource_id FROM audit_logs WHERE action = 'job.run'")
+    assert [row["resource_id"] for row in rows] == ["of by hand"]
+
+
+@covers("audit_provider_key")
+async def test_a_key_at_a_provider_leaves_a_trail_and_nothing_of_the_key(connection: Connection) -> None:
+    user = await make_user(connection)
+    token = "gAAAA" + "secret" * 20
+    await insert(connection, "user_provider_keys", user_id=user, provider="openai", encrypted_api_key=token)
+    await connection.execute("UPDATE user_provider_keys SET is_default = true WHERE user_id = $1", user)
+    await connection.execute("DELETE FROM user_provider_keys WHERE user_id = $1", user)
+    rows = await connection.fetch(
+        "SELECT * FROM audit_logs WHERE resource_type = 'provider_key' AND user_id = $1", user
+    )
+    assert {row["action"] for row in rows} == {"provider_key.created", "provider_key.changed", "provider_key.deleted"}
+    assert "secret" not in str([dict(row) for row in rows])
+
+
+@covers("check_time_zone")
+async def test_a_time_zone_that_there_is_not_is_refused(connection: Connection) -> None:
+    user = await make_user(connection, time_zone="Asia/Kathmandu")
+    async with refused(connection, "TS011", "there is no time zone"):
+        await connection.execute("UPDATE users SET time_zone = 'Mars/Olympus' WHERE id = $1", user)
 
 
 async def test_the_histogram_of_imports_has_the_bounds_of_the_contract(connection: Connection) -> None:
