@@ -142,6 +142,7 @@ async def test_a_subscription_begins_with_its_trial_and_the_limits_of_its_plan(p
         ({"model_id": "gpt-9"}, "there is no model gpt-9"),
         ({"plan_id": "big", "quota_tokens": 5}, "are the limits of the plan"),
         ({"plan_id": "big", "coupon": "NONE"}, "there is no coupon NONE"),
+        ({"plan_id": "big", "amount": Decimal("39.999")}, "has too many digits: the smallest amount is 0.01"),
     ],
 )
 async def test_what_cannot_begin_is_refused_and_nothing_is_there(pool: Pool, wish: dict[str, Any], reason: str) -> None:
@@ -382,6 +383,10 @@ async def test_commands_make_plans_and_coupons(
     )
     assert (await command("plan", "set", "--file", str(file)))[1] == (
         "tallystick: meter x: measure is 'calls'; known are requests, tokens, input_tokens, output_tokens, returned_tokens, seconds\n"
+    )
+    file.write_text(json.dumps({"id": "solo", "name": "Solo", "amount": "9.905", "currency": "EUR"}))
+    assert (await command("plan", "set", "--file", str(file)))[1] == (
+        "tallystick: amount is 9.905: the smallest amount of EUR is 0.01\n"
     )
     file.write_text(json.dumps({"id": "solo", "name": "Solo", "amount": "9.90", "currency": "EUR"}))
     assert await command("plan", "set", "--file", str(file), "--by", "ada") == (0, "plan solo is there\n")

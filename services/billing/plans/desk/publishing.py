@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import asyncpg
 
 from services.billing.plans.meters import TermsRefused, read_amount, read_meters
+from shared.money import minor_unit
 from shared.postgres import Connection
 from shared.sql import Queries
 
@@ -72,12 +73,19 @@ def checked(document: Mapping[str, Any]) -> dict[str, Any]:
         raise TermsRefused("hard_limits is true or false")
     read_meters(cast("list[Any]", plan["meters"]))
     return plan | {
-        "amount": read_amount("amount", plan.get("amount")),
-        "minimum": read_amount("minimum", plan["minimum"]) if "minimum" in plan else None,
+        "amount": _money("amount", plan.get("amount"), currency),
+        "minimum": _money("minimum", plan["minimum"], currency) if "minimum" in plan else None,
         "interval_count": _whole("interval_count", plan["interval_count"], 1, 120),
         "trial_days": _whole("trial_days", plan["trial_days"], 0, 3650),
         "limits": _limits(plan["limits"]),
     }
+
+
+def _money(name: str, given: object, currency: str) -> Decimal:
+    amount = read_amount(name, given)
+    if amount % minor_unit(currency):
+        raise TermsRefused(f"{name} is {given}: the smallest amount of {currency} is {minor_unit(currency)}")
+    return amount
 
 
 def _whole(name: str, given: object, least: int, most: int) -> int:

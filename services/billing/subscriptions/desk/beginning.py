@@ -15,6 +15,7 @@ from services.billing.subscriptions.desk.reading import SQL
 from services.billing.subscriptions.life import StepRefused, Subscription
 from services.billing.subscriptions.steps import check_prepaid, limit, trial
 from shared.ids import uuid7
+from shared.money import minor_unit
 from shared.period import month_start, next_month
 from shared.postgres import Connection
 
@@ -51,6 +52,11 @@ async def begin_subscription(
     if user_id is None:
         raise StepRefused(f"there is no user {wish.user}: name one by id or e-mail address")
     terms = await _terms(connection, wish, at)
+    currency = wish.currency or (terms.currency if terms else "")
+    if wish.amount % minor_unit(currency):
+        raise StepRefused(
+            f"a fee of {wish.amount} {currency} has too many digits: the smallest amount is {minor_unit(currency)}"
+        )
     double = await connection.fetchval(SQL["live_of_user"], user_id, wish.plan_id, wish.model_id)
     if double is not None:
         raise StepRefused(f"{wish.user} has a subscription to {wish.plan_id or wish.model_id} already: {double}")
