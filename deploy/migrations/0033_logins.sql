@@ -7,15 +7,15 @@
 
 -- A login is a family of rows: each refresh makes the next one. Who presents a refresh token that was exchanged before has stolen it, or
 -- was stolen from: then the family ends.
-DELETE FROM sessions;
 ALTER TABLE sessions
-    ADD COLUMN family            uuid        NOT NULL,
-    ADD COLUMN access_token      text        NOT NULL UNIQUE,
-    ADD COLUMN access_expires_at timestamptz NOT NULL,
+    ADD COLUMN family            uuid        NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN access_token      text        UNIQUE,
+    ADD COLUMN access_expires_at timestamptz,
     ADD COLUMN used_at           timestamptz,
-    ADD COLUMN logged_in_at      timestamptz NOT NULL,
+    ADD COLUMN logged_in_at      timestamptz NOT NULL DEFAULT now(),
     ADD COLUMN ip_address        inet,
     ADD COLUMN user_agent        text,
+    ADD CONSTRAINT access_ends CHECK ((access_token IS NULL) = (access_expires_at IS NULL)),
     ADD CONSTRAINT access_ends_first CHECK (access_expires_at <= expires_at),
     ADD CONSTRAINT used_while_it_was_valid CHECK (used_at < expires_at);
 CREATE INDEX idx_sessions_family ON sessions (family);

@@ -18,6 +18,11 @@ class AccountSettings(BaseSettings):
         description="Secret that API keys are hashed with (HMAC-SHA-256), for the API and for `tallystick key` alike. Without it their SHA-256 "
         "is stored. Keys made with another one are not recognised any more.",
     )
+    provider_key_secrets: SecretStr = Field(
+        SecretStr(""),
+        description="Secrets that keys of users at providers are encrypted with, ID:SECRET, comma-separated: the first encrypts, all decrypt. "
+        "`tallystick provider-keys new-secret` makes one.",
+    )
     oidc_provider: str = Field(
         "oidc",
         pattern=r"^[\x21-\x7e]{1,100}$",

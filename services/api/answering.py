@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from services.accounts.provider_keys.desk import NoKey
+from services.accounts.provider_keys.keyring import NoSecrets
 from services.accounts.sessions.desk import LoginRefused, SessionOver
 from services.api.problems import (
     BY_STATUS,
@@ -45,6 +47,8 @@ RETRY_SECONDS: Final = 5
 
 PROBLEM_OF: Final[dict[type[Exception], Kind]] = {
     ServiceUnavailable: UNAVAILABLE,
+    NoSecrets: UNAVAILABLE,
+    NoKey: INVALID_REQUEST,
     LoginRefused: UNAUTHENTICATED,
     SessionOver: UNAUTHENTICATED,
     ProviderUnavailable: UNAVAILABLE,

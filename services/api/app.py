@@ -24,6 +24,7 @@ from services.api.entitlements import Entitlements
 from services.api.events.intake import Intake
 from services.api.events.publishing import Publisher
 from services.api.events.replays import Replays
+from services.api.provider_keys.watching import keyring_of, watch_provider_keys
 from services.api.reservations import Reservations
 from services.api.routes import ROUTERS
 from services.api.settings import Settings
@@ -64,6 +65,7 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
             )
         ),
         tokens=tokens_of(settings, pool, clock),
+        provider_keyring=keyring_of(settings),
         capabilities=Capabilities(settings),
         rate_limits=settings.rate_limits(),
         live=Live(pool, settings.api_streams, settings.api_streams_each),
@@ -114,6 +116,7 @@ def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[No
             stack.push_async_callback(state.capabilities.close)
             stack.push_async_callback(state.events.close)
             stack.enter_context(_beside(state.live.run()))
+            stack.enter_context(_beside(watch_provider_keys(state)))
             stack.push_async_callback(state.reservations.close)
             stack.push_async_callback(state.entitlements.close)
             state.entitlements.start()

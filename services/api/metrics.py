@@ -72,3 +72,7 @@ KEY_FETCHES = Counter(
     "Times the identity provider was asked for its keys, by result: done, failed.",
     ["result"],
 )
+UNREADABLE_PROVIDER_KEYS = Gauge(
+    "tallystick_api_unreadable_provider_keys",
+    "Stored keys of users at providers that none of the secrets that are set decrypts; looked at every hour.",
+)

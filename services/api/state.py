@@ -11,6 +11,7 @@ from services.api.settings import Settings
 from shared.clock import Clock
 
 if TYPE_CHECKING:
+    from services.accounts.provider_keys.keyring import Keyring
     from services.api.auth.api_keys import ApiKeys
     from services.api.auth.sessions import LoggedIn
     from services.api.auth.tokens import Tokens
@@ -34,6 +35,7 @@ class State:
     api_keys: ApiKeys
     sessions: LoggedIn
     tokens: Tokens
+    provider_keyring: Keyring | None
     capabilities: Capabilities
     rate_limits: RateLimits
     live: Live

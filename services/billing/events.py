@@ -26,6 +26,7 @@ SPEND_THRESHOLD: Final = "tallystick.spend.threshold.v1"
 QUOTA_THRESHOLD: Final = "tallystick.quota.threshold.v1"
 SUBSCRIPTION_EXPIRING: Final = "tallystick.subscription.expiring.v1"
 USAGE_UNRATED: Final = "tallystick.usage.unrated.v1"
+PROVIDER_KEY_DUE: Final = "tallystick.provider_key.due.v1"
 WEBHOOK_DISABLED: Final = "tallystick.webhook.disabled.v1"
 
 # docs/reference/events.md shows the body of each.
@@ -46,6 +47,7 @@ EventType = Literal[
     "tallystick.quota.threshold.v1",
     "tallystick.subscription.expiring.v1",
     "tallystick.usage.unrated.v1",
+    "tallystick.provider_key.due.v1",
     "tallystick.webhook.disabled.v1",
 ]
 EVENT_TYPES: Final[tuple[str, ...]] = get_args(EventType)

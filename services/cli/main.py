@@ -50,6 +50,7 @@ COMMANDS = {
     "credits": "services.cli.credits:app",
     "key": "services.cli.key:app",
     "user": "services.cli.user:app",
+    "provider-keys": "services.cli.provider_keys:app",
     "schema": "services.cli.schema:app",
 }
 

@@ -11,6 +11,7 @@ from services.billing.invoices.jobs import closing_job, drafting_job
 from services.billing.invoices.terms import Terms
 from services.billing.notices.jobs import forget_deliveries_job, make_watch, watch_job
 from services.billing.payments.jobs import payment_jobs
+from services.billing.provider_keys.jobs import provider_keys_job
 from services.billing.reconciliation.jobs import reconciliation_job
 from services.billing.subscriptions.jobs import subscriptions_job
 from shared.clock import Clock
@@ -19,6 +20,9 @@ from shared.postgres import Pool
 
 if TYPE_CHECKING:
     from services.billing.settings import Settings
+
+
+COUNT_PROVIDER_KEYS = timedelta(minutes=15)
 
 
 def all_jobs(settings: Settings, pool: Pool, clock: Clock) -> list[Job]:
@@ -30,6 +34,7 @@ def all_jobs(settings: Settings, pool: Pool, clock: Clock) -> list[Job]:
         *payment_jobs(pool, clock, settings=settings),
         *_reconciliation(settings, pool),
         *_notices(settings, pool, clock),
+        provider_keys_job(pool, clock, every=COUNT_PROVIDER_KEYS),
     ]
     names = [job.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):

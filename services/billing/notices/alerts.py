@@ -21,7 +21,7 @@ SQL = Queries.load("services.billing.notices", "alerts.sql")
 
 KINDS = (
     "usage_threshold", "spend", "low_balance", "credits_exhausted", "payment_failed", "payment_disputed", "invoice_overdue",
-    "subscription_expiring", "unrated_usage", "webhook_disabled",
+    "subscription_expiring", "unrated_usage", "webhook_disabled", "provider_key_due",
 )  # fmt: skip
 """What a user may want or not want. `spend` is usage_threshold in money."""
 MEASURED = {

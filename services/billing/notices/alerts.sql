@@ -82,3 +82,9 @@ CROSS JOIN LATERAL (
     SELECT format('subscription %s, %s, %s', s.id, coalesce(nullif(w.model_id, ''), w.tool_name), to_char(w.month AT TIME ZONE 'UTC', 'YYYY-MM')) AS cause) c
 WHERE NOT EXISTS (SELECT FROM billing_alerts b WHERE b.user_id = s.user_id AND b.type = 'unrated_usage' AND b.cause = c.cause)
 ORDER BY w.subscription_id, w.month, w.model_id, w.tool_name;
+
+-- name: provider_keys_due
+-- Keys at providers that their owners wanted to be reminded to replace by $1, once for each time that they are replaced.
+UPDATE user_provider_keys SET rotation_reminded_at = $1
+WHERE is_active AND rotation_due_at <= $1 AND rotation_reminded_at IS NULL
+RETURNING id, user_id, provider, key_name, key_hint, rotation_due_at;

@@ -11,6 +11,7 @@ from typing import Any
 from services.billing import metrics
 from services.billing.amounts import amount_text
 from services.billing.events import (
+    PROVIDER_KEY_DUE,
     QUOTA_THRESHOLD,
     SPEND_THRESHOLD,
     SUBSCRIPTION_EXPIRING,
@@ -30,6 +31,7 @@ _EVENTS: Mapping[tuple[str, str | None], EventType] = {
     ("usage_threshold", "tokens"): QUOTA_THRESHOLD,
     ("subscription_expiring", None): SUBSCRIPTION_EXPIRING,
     ("unrated_usage", None): USAGE_UNRATED,
+    ("provider_key_due", None): PROVIDER_KEY_DUE,
 }
 
 
@@ -48,7 +50,7 @@ class Watch:
 
     async def __call__(self) -> dict[str, int]:
         """Raise what is new, with its events, each kind in a transaction of its own; return how many alerts of each type that made."""
-        return await self._raise(self._spend, self._quota, self._expiring, self._unrated)
+        return await self._raise(self._spend, self._quota, self._expiring, self._unrated, self._provider_keys)
 
     async def quotas(self) -> dict[str, int]:
         """The same for quotas alone, which is a cheap look: to be had every few seconds."""
@@ -85,6 +87,10 @@ class Watch:
     async def _unrated(self, connection: Connection) -> Sequence[Alert]:
         rows = await connection.fetch(SQL["unrated"], self.clock.now() - self.unrated_after)
         return [_unrated_alert(row) for row in rows]
+
+    async def _provider_keys(self, connection: Connection) -> Sequence[Alert]:
+        rows = await connection.fetch(SQL["provider_keys_due"], self.clock.now())
+        return [_provider_key_alert(row) for row in rows]
 
 
 def _spend_alert(row: Mapping[str, Any], month: Period) -> Alert:
@@ -149,5 +155,18 @@ def _unrated_alert(row: Mapping[str, Any]) -> Alert:
         metadata={
             "subscription_id": str(row["subscription_id"]), "model": row["model_id"] or None, "tool": row["tool_name"] or None,
             "month": f"{row['month']:%Y-%m}", "events": row["events"], "since": row["since"].isoformat(),
+        },
+    )  # fmt: skip
+
+
+def _provider_key_alert(row: Mapping[str, Any]) -> Alert:
+    due = row["rotation_due_at"]
+    return Alert(
+        row["user_id"],
+        "provider_key_due",
+        f"provider key {row['id']}, due {due.isoformat()}",
+        f"Your key '{row['key_name']}' at {row['provider']} (…{row['key_hint']}) was to be replaced by {due:%Y-%m-%d}.",
+        metadata={
+            "provider_key": str(row["id"]), "provider": row["provider"], "key_name": row["key_name"], "due_at": due.isoformat(),
         },
     )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+from services.accounts.provider_keys.keyring import new_secret
 from services.api.app import build
 from services.api.settings import Settings
 from shared.clock import FixedClock
@@ -18,6 +19,7 @@ from shared.postgres import Pool, create_pool
 from tests.integration.api.facts import Facts
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+PROVIDER_KEY_SECRET = new_secret("tests")
 WITHOUT_RATE_LIMITS = dict.fromkeys(
     ("api_requests_per_second", "api_gateway_requests_per_second", "api_refusals_per_minute"), 0
 )
@@ -43,6 +45,7 @@ async def app(database: str, clock: FixedClock) -> AsyncIterator[FastAPI]:
         "database_url": database,
         "kafka_bootstrap_servers": "127.0.0.1:1",
         "api_key_cache_seconds": 0,
+        "provider_key_secrets": PROVIDER_KEY_SECRET,
         **WITHOUT_RATE_LIMITS,
     }
     pool = await create_pool(database, application_name="tests", role="tallystick_api")
