@@ -71,23 +71,26 @@ async def entitlements(api: Api, ids: Sequence[UUID], options: argparse.Namespac
     }
 
 
-async def reservations(api: Api, ids: Sequence[UUID], options: argparse.Namespace) -> dict[str, Any]:
-    """Reserve as fast as answers come; return the rate."""
+async def reservations(api: Api, ids: Sequence[UUID], options: argparse.Namespace, together: int) -> dict[str, Any]:
+    """Reserve, so many in a request, as fast as answers come; return the rate."""
     waited: list[float] = []
     end = time.perf_counter() + options.seconds
 
     async def gateway() -> None:
         connection = await api.gateway()
         while (began := time.perf_counter()) < end:
-            asked = {"subscription": str(random.choice(ids)), "tokens": 900, "ttl_seconds": 60}
-            answer = await connection.ask("POST", "/api/v1/reservations", asked)
-            assert answer.status == 201, answer
+            asked = [
+                {"subscription": str(random.choice(ids)), "tokens": 900, "ttl_seconds": 60} for _ in range(together)
+            ]
+            answer = await connection.ask("POST", "/api/v1/reservations/batch", {"reservations": asked})
+            assert answer.status == 200, answer
+            assert {result["status"] for result in answer.content["results"]} == {201}, answer
             waited.append(time.perf_counter() - began)
 
     began = time.perf_counter()
     await asyncio.gather(*(gateway() for _ in range(options.gateways)))
     return {
-        "per_second": round(len(waited) / (time.perf_counter() - began)),
+        "per_second": round(together * len(waited) / (time.perf_counter() - began)),
         "p50_ms_with_network": _ms(waited, 500),
         "p99_ms_with_network": _ms(waited, 990),
     }
@@ -103,7 +106,10 @@ async def measure(stack: Stack, options: argparse.Namespace) -> dict[str, Any]:
         ids = await make_subscriptions(api.connection, options.subscriptions)
         return {
             "entitlements": await entitlements(api, ids, options),
-            "reservations over HTTP, one in a request": await reservations(api, ids, options),
+            **{
+                f"reservations, {together} in a request": await reservations(api, ids, options, together)
+                for together in (1, 20)
+            },
         }
 
 

@@ -75,6 +75,16 @@ _GONE: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresC
 
 def answer(problem: Problem, request_id: str = "") -> Response:
     """Return the answer that says so."""
+    headers = dict(problem.headers)
+    if problem.kind is UNAUTHENTICATED:
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="tallystick"')
+    if problem.kind in (UNAVAILABLE, RATE_LIMITED):
+        headers.setdefault("Retry-After", str(RETRY_SECONDS))
+    return JSONResponse(content_of(problem, request_id), problem.kind.status, headers, MEDIA_TYPE)
+
+
+def content_of(problem: Problem, request_id: str = "") -> dict[str, Any]:
+    """Return the body of the answer that says so."""
     content: dict[str, Any] = {
         "type": problem.kind.type,
         "title": problem.kind.title,
@@ -85,12 +95,7 @@ def answer(problem: Problem, request_id: str = "") -> Response:
         content["instance"] = f"urn:request:{request_id}"
     if problem.errors:
         content["errors"] = problem.errors
-    headers = dict(problem.headers)
-    if problem.kind is UNAUTHENTICATED:
-        headers.setdefault("WWW-Authenticate", 'Bearer realm="tallystick"')
-    if problem.kind in (UNAVAILABLE, RATE_LIMITED):
-        headers.setdefault("Retry-After", str(RETRY_SECONDS))
-    return JSONResponse(content | problem.more, problem.kind.status, headers, MEDIA_TYPE)
+    return content | problem.more
 
 
 def problem_of(error: Exception) -> Problem | None:

@@ -15,12 +15,15 @@ from uuid import UUID
 import pytest
 
 from services.api.reservations import Ask, digest_of, store
+from services.ingest.announcing import announce_again, find_unheard
+from shared.contracts import decode_recorded
 from shared.ids import uuid7
-from shared.postgres import Pool
+from shared.postgres import Pool, transaction
 from tests.integration.aggregator_facts import make_subscription, used
-from tests.integration.billing_facts import make_price
+from tests.integration.billing_facts import make_price, usage
+from tests.integration.rebuild_facts import store_batch
 from tests.integration.reservation_facts import KEEP, Held, House, usage_naming
-from tests.unit.aggregator.facts import delta, recorded
+from tests.unit.aggregator.facts import NOON, delta, recorded
 
 
 @pytest.fixture
@@ -294,6 +297,31 @@ async def test_reconciliation_finds_what_is_held_for_nobody(house: House) -> Non
     await house.pool.execute("UPDATE reservation_holds SET tokens = tokens + 1")
     await house.pool.execute("UPDATE credit_holds SET credits = credits - 1")
     assert await house.differing() == ["reservations = holds: tokens", "reserved credits = holds: credits"]
+
+
+async def test_what_ingest_announces_settles_and_announced_again_nothing_more(house: House) -> None:
+    owner = await make_subscription(house.pool)
+    one, other = await house.reserved(owner, tokens=9), await house.reserved(owner, tokens=7)
+    rows = [
+        usage(owner, at=NOON, reservation_id=str(one)),
+        usage(owner, at=NOON, reservation_id="not ours"),
+        usage(owner, at=NOON),
+    ]
+    messages = await store_batch(house.pool, rows)
+    assert [m.deltas[0].reservations for m in messages] == [[one]]
+    await house.aggregator.apply(*messages)
+    assert await house.held(owner) == Held(1, 1, 7)
+    assert await house.state(other) == "held"
+
+    async with transaction(house.pool) as connection:
+        unheard = await find_unheard(connection, datetime(2100, 1, 1, tzinfo=UTC))
+        assert (
+            len((await announce_again(connection, unheard, actor="ada")).announced) == 1
+        )  # billing has not heard of it
+    again = [decode_recorded(row["value"]) for row in await house.pool.fetch("SELECT value FROM ingest_outbox")]
+    assert [m.deltas[0].reservations for m in again] == [[one]]
+    await house.aggregator.apply(*again)
+    assert (await house.held(owner), await used(house.pool, owner)) == (Held(1, 1, 7), (3, 0))
 
 
 async def test_finished_reservations_are_forgotten_and_open_ones_never(house: House) -> None:

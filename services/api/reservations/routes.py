@@ -2,85 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import asyncio
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Header, Request
-from pydantic import Field
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from services.api.answering import content_of
 from services.api.auth.asking import Asking
 from services.api.auth.principal import Principal
 from services.api.entitlements import asked
 from services.api.entitlements.decision import Left, key_reasons
-from services.api.entitlements.routes import Remaining, plain, remaining
-from services.api.fields import Amount, Instant
-from services.api.fields import Answer as Answered
+from services.api.entitlements.routes import plain, remaining
 from services.api.problems import CONFLICT, KEY_REUSED, LIMIT_EXCEEDED, NOT_FOUND, Problem
-from services.api.reservations.asking import (
-    DEFAULT_SECONDS,
-    LONGEST_SECONDS,
-    MOST_KEY_CHARACTERS,
-    MOST_REQUESTS,
-    MOST_TOKENS,
-    Answer,
-    Ask,
-    Reservation,
-    digest_of,
-)
+from services.api.reservations.asking import Answer, Ask, Reservation, digest_of
+from services.api.reservations.schemas import IdempotencyKey, Reserve, Reserved, ReservedNow, ReserveMany, Results
 from services.api.state import State, state_of
 
 router = APIRouter(prefix="/api/v1/reservations", tags=["reservations"])
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=MOST_KEY_CHARACTERS,
-        pattern=r"^[\x21-\x7e]+$",
-        description="The same key with the same body is the same reservation, for 48 hours.",
-    ),
-]
-
-
-class Reserve(asked.Named):
-    """What is to be held, and for how long."""
-
-    requests: int = Field(1, ge=0, le=MOST_REQUESTS)
-    tokens: int = Field(0, ge=0, le=MOST_TOKENS, description="What the call uses at most: prompt and answer.")
-    credits: Annotated[Amount, Field(ge=0)] | None = Field(
-        None, description="Credits of a prepaid subscription; without them, what `tokens` of `model` cost at most."
-    )
-    model: str | None = Field(None, min_length=1, max_length=512)
-    ttl_seconds: int = Field(DEFAULT_SECONDS, ge=1, le=LONGEST_SECONDS, description="Longer than the call can take.")
-
-
-class Holding(Answered):
-    """What a reservation took."""
-
-    requests: int
-    tokens: int
-    credits: Amount
-
-
-class Reserved(Answered):
-    """A reservation: name its `id` in the `data.reservation_id` of the usage event."""
-
-    id: UUID
-    subscription: UUID
-    state: Literal["held", "settled", "cancelled", "expired"]
-    held: Holding
-    created_at: Instant
-    expires_at: Instant
-
-
-class ReservedNow(Reserved):
-    """A reservation that was made, and what remains after it."""
-
-    remaining: Remaining
-    reset_at: Instant | None
 
 
 @router.post("", status_code=201, response_model=ReservedNow, responses={200: {"model": ReservedNow}})
@@ -88,21 +29,17 @@ async def reserve(
     request: Request, principal: Asking, body: Reserve, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Take a part of quotas and credits before a call, whole or not at all. 409 names every reason; 200: its key had made it before."""
+    status, content = await _reserve(state_of(request), principal, body, idempotency_key)
+    return _json(content, status)
+
+
+@router.post("/batch", response_model=Results)
+async def reserve_many(request: Request, principal: Asking, body: ReserveMany) -> Response:
+    """The same for up to 100 calls at once: each is made or refused by itself."""
     state = state_of(request)
-    subscription, key = await asked.find(state.entitlements, principal, body)
-    ask = Ask(
-        subscription, requests=body.requests, tokens=body.tokens, credits=await _credits(state, subscription, body),
-        ttl_seconds=body.ttl_seconds, key=idempotency_key,
-        digest=digest_of(body.requests, body.tokens, body.credits and plain(body.credits.normalize()), body.model, body.ttl_seconds),
-    )  # fmt: skip
-    reasons = key_reasons(key, state.entitlements.minute(key, count=True))
-    if reasons:
-        raise Problem(LIMIT_EXCEEDED, _why(reasons), more={"reasons": reasons})
-    answer = await state.reservations.reserve(ask)
-    if answer.reservation is None:
-        raise _refusal(answer, subscription)
-    content = _reserved(answer.reservation) | {"remaining": _remaining(answer), "reset_at": answer.remaining.reset_at}
-    return _json(content, 201 if answer.outcome == "reserved" else 200)
+    asked_for = [_reserve(state, principal, one, one.idempotency_key) for one in body.reservations]
+    answers = await asyncio.gather(*asked_for, return_exceptions=True)
+    return _json({"results": [_result(answer) for answer in answers]})
 
 
 @router.get("/{reservation_id}", response_model=Reserved)
@@ -122,6 +59,34 @@ async def cancel_reservation(request: Request, principal: Asking, reservation_id
     if found.state == "settled":
         raise Problem(CONFLICT, "the usage of this reservation is counted: it cannot be cancelled any more")
     return _json(_reserved(found))
+
+
+async def _reserve(state: State, principal: Principal, body: Reserve, key: str | None) -> tuple[int, dict[str, Any]]:
+    """Return status and content of the answer to one. Raises `Problem`."""
+    subscription, named = await asked.find(state.entitlements, principal, body)
+    ask = Ask(
+        subscription, requests=body.requests, tokens=body.tokens, credits=await _credits(state, subscription, body),
+        ttl_seconds=body.ttl_seconds, key=key,
+        digest=digest_of(body.requests, body.tokens, body.credits and plain(body.credits.normalize()), body.model, body.ttl_seconds),
+    )  # fmt: skip
+    reasons = key_reasons(named, state.entitlements.minute(named, count=True))
+    if reasons:
+        raise Problem(LIMIT_EXCEEDED, _why(reasons), more={"reasons": reasons})
+    answer = await state.reservations.reserve(ask)
+    if answer.reservation is None:
+        raise _refusal(answer, subscription)
+    content = _reserved(answer.reservation) | {"remaining": _remaining(answer), "reset_at": answer.remaining.reset_at}
+    return 201 if answer.outcome == "reserved" else 200, content
+
+
+def _result(answer: tuple[int, dict[str, Any]] | BaseException) -> dict[str, Any]:
+    """Return what became of one of several. What is no refusal (the database is away) is the answer to all."""
+    if isinstance(answer, Problem):
+        return {"status": answer.kind.status, "reservation": None, "problem": content_of(answer)}
+    if isinstance(answer, BaseException):
+        raise answer
+    status, reservation = answer
+    return {"status": status, "reservation": reservation, "problem": None}
 
 
 async def _credits(state: State, subscription: UUID, body: Reserve) -> Any:

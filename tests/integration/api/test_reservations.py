@@ -139,6 +139,28 @@ async def test_a_model_in_place_of_credits_is_priced_at_most(client: httpx.Async
     assert (refused.status_code, refused.json()["reasons"]) == (409, ["credits_exhausted"])
 
 
+async def test_of_several_each_is_made_or_refused_by_itself(
+    client: httpx.AsyncClient, gateway: Customer, ada: Customer
+) -> None:
+    mine: dict[str, Any] = {"subscription": str(ada.subscription_id)}
+    first = mine | {"tokens": 60, "idempotency_key": "a"}
+    several = [first, mine | {"tokens": 60}, {"subscription": str(uuid7())}, mine]
+
+    async def reserve_all(*asked: dict[str, Any]) -> list[Any]:
+        answer = await client.post(f"{PATH}/batch", json={"reservations": asked}, headers=gateway.headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["results"]  # type: ignore[no-any-return]
+
+    made, refused, unknown, last = await reserve_all(*several)
+    assert [result["status"] for result in (made, refused, unknown, last)] == [201, 409, 404, 201]
+    assert made["reservation"]["held"]["tokens"] == 60
+    assert (refused["problem"]["reasons"], refused["reservation"]) == (["quota_tokens"], None)
+    [again] = await reserve_all(first)
+    assert (again["status"], again["reservation"]["id"]) == (200, made["reservation"]["id"])
+    nothing = await client.post(f"{PATH}/batch", json={"reservations": []}, headers=gateway.headers)
+    assert nothing.status_code == 422
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.api.reservations import Ask, Reserver
 from shared.clock import FixedClock
-from tests.integration.api.wrong_tenant.stage import Stage, refused
+from tests.integration.api.wrong_tenant.stage import Stage, own, refused
 
 
 async def prepare(stage: Stage) -> None:
@@ -19,6 +19,11 @@ CASES = {
     "GET /api/v1/entitlements/{subscription_id}": refused(subscription_id="subscription"),
     "POST /api/v1/entitlements/check": refused(json=lambda stage: {"api_key_id": stage.things["key"]}),
     "POST /api/v1/reservations": refused(json=lambda stage: {"subscription": stage.things["subscription"]}),
+    "POST /api/v1/reservations/batch": own(
+        json=lambda stage: {
+            "reservations": [{"subscription": stage.things["subscription"]}, {"api_key_id": stage.things["key"]}]
+        }
+    ),
     "GET /api/v1/reservations/{reservation_id}": refused(reservation_id="reservation"),
     "DELETE /api/v1/reservations/{reservation_id}": refused(reservation_id="reservation"),
 }
