@@ -73,7 +73,7 @@ class Entitlements:
         """
         minute = self.minute(key, count=count)
         try:
-            standing = await self._standings.get(subscription)
+            standing = await self._standings.get(subscription, spare=self.statuses.get(subscription) is not None)
             found = None if standing is None else decide(standing, key, minute)
         except Away:
             found = self._remembered(subscription, key, key.id if key else key_id, minute)

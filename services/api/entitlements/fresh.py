@@ -1,7 +1,7 @@
 """What the database said a moment ago, in memory: asked again when it is older, for many at once, and never for long.
 
-While a query runs, whatever is asked for meanwhile is the next query. While the database is away, nobody waits for it: after a failure it is
-not asked for a second.
+While a query runs, whatever is asked for meanwhile is the next query. Who could be answered otherwise does not wait for a database that is slow
+or away: after it has let somebody down, it is not waited for during a second.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ MOST_AT_ONCE: Final = 500
 REMEMBERED: Final = 200_000
 """Most things that are kept; the one that was loaded longest ago goes first."""
 PATIENCE_SECONDS: Final = 0.5
+"""How long somebody waits who could be answered otherwise."""
+LONGEST_SECONDS: Final = 5.0
 """How long the database may take to answer."""
 REST: Final = timedelta(seconds=1)
 
@@ -54,19 +56,26 @@ class Fresh(Generic[K, V]):
         self._work: asyncio.Task[None] | None = None
         self._away_until: datetime | None = None
 
-    async def get(self, key: K) -> V | None:
-        """Return a thing as it was no longer than `keep` ago, None if there is none. Raises `Away`."""
+    async def get(self, key: K, *, spare: bool = False) -> V | None:
+        """Return a thing as it was no longer than `keep` ago, None if there is none. Raises `Away`.
+
+        `spare`: there is another answer. So there is where the thing was loaded before.
+        """
         known, now = self._kept.get(key), self._clock.now()
         if known is not None and now - known[0] < self._keep:
             return known[1]
-        if self._away_until is not None and now < self._away_until:
+        spare = spare or known is not None
+        if spare and self._away_until is not None and now < self._away_until:
             raise Away
         answer = self._wanted.get(key)
         if answer is None:
             answer = self._wanted[key] = asyncio.get_running_loop().create_future()
             if self._work is None:
                 self._work = asyncio.create_task(self._work_off())
-        if await asyncio.shield(answer) is _AWAY:
+        done, _ = await asyncio.wait({answer}, timeout=PATIENCE_SECONDS if spare else LONGEST_SECONDS)
+        if not done:
+            self._away_until = self._clock.now() + REST
+        if not done or answer.result() is _AWAY:
             raise Away
         known = self._kept.get(key)
         return known[1] if known else None
@@ -102,11 +111,11 @@ class Fresh(Generic[K, V]):
         loading = asyncio.ensure_future(self._load(batch, now))
         try:
             # Not asyncio.timeout: cancelling waits for a server that hangs to confirm it.
-            done, _ = await asyncio.wait({loading}, timeout=PATIENCE_SECONDS)
+            done, _ = await asyncio.wait({loading}, timeout=LONGEST_SECONDS)
             if not done:
                 loading.cancel()
                 loading.add_done_callback(_look_away)
-                raise TimeoutError(f"no answer in {PATIENCE_SECONDS} s")
+                raise TimeoutError(f"no answer in {LONGEST_SECONDS} s")
             found = loading.result()
         except (*UNREACHABLE, asyncpg.InterfaceError) as error:
             log.warning("entitlements_without_database", what=self._what, error=repr(error))
