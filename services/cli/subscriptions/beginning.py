@@ -28,6 +28,7 @@ def create(
     expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it expires; never without it.")] = None,
     by: By = None,
     why: Why = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the id and nothing else.")] = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Begin a subscription to a plan or to a model."""
@@ -53,7 +54,10 @@ def create(
     )
     who = operator.actor(by)
     begun = in_transaction(lambda c: begin_subscription(c, wish, now=SystemClock().now(), actor=who, why=why))
-    print_one(begun, as_json=as_json)
+    if quiet:
+        typer.echo(begun.id)
+    else:
+        print_one(begun, as_json=as_json)
 
 
 @app.command("list")
