@@ -114,6 +114,7 @@ def _running(state: State) -> Callable[[FastAPI], AbstractAsyncContextManager[No
     async def running(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(state.capabilities.close)
+            state.events.start()
             stack.push_async_callback(state.events.close)
             stack.enter_context(_beside(state.live.run()))
             stack.enter_context(_beside(watch_provider_keys(state)))

@@ -90,6 +90,10 @@ class Intake:
             keys = [str(tenant.subscription_id).encode()] * len(values)
         return await self._publish(values, judged, keys)
 
+    def start(self) -> None:
+        """Begin to connect to Kafka. Raises `ConfigurationError`."""
+        self.publisher.start()
+
     async def close(self) -> None:
         """Let what was taken reach the broker."""
         await self.publisher.close()

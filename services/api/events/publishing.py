@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from services.api import metrics
 from services.api.problems import UNAVAILABLE, Problem
+from shared.errors import ConfigurationError
 
 log = structlog.get_logger("api.events")
 
@@ -52,7 +53,7 @@ class _Request:
 
 
 class Publisher:
-    """Publishes to one topic. Connects when the first event comes; a broker that is away is no reason not to start."""
+    """Publishes to one topic, between `start` and `close`."""
 
     def __init__(
         self,
@@ -83,6 +84,14 @@ class Publisher:
         self._producer: Producer | None = None
         self._waiting = self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to connect. A broker that is away is no reason not to start. Raises `ConfigurationError` for settings that are not usable."""
+        try:
+            self._producer = Producer({**self._configuration, "error_cb": self._troubled})
+        except (KafkaException, ValueError) as error:
+            raise ConfigurationError(f"the settings for Kafka are not usable: {error}") from None
+        self._producer.poll(0)
 
     async def publish(self, records: Sequence[Record]) -> list[bytes]:
         """Return when the broker has acknowledged all records; the values that it found too large for the topic are returned.
@@ -122,7 +131,8 @@ class Publisher:
     def _hand_over(self, records: Sequence[Record]) -> _Request:
         request = _Request(len(records), asyncio.get_running_loop().create_future())
         if self._producer is None:
-            self._producer = Producer({**self._configuration, "error_cb": self._troubled})
+            self.start()
+        assert self._producer is not None  # noqa: S101 (started)
         produce, topic, delivered = self._producer.produce, self._topic, request.delivered
         handed = 0
         try:
@@ -170,7 +180,8 @@ class Publisher:
     def _begin_anew(self) -> None:
         """Leave a producer that its library calls broken; the next events get a new one."""
         broken, self._producer = self._producer, None
-        if broken is not None:
+        if broken is not None:  # None if another request was first to find out
+            log.error("producer_broken", then="a new one is made")
             broken.purge()
             broken.poll(0)
 

@@ -10,12 +10,16 @@ from functools import partial
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 import zstandard
+from confluent_kafka import KafkaError, KafkaException, Producer
 from prometheus_client import REGISTRY
 
 from deploy.local import ports
+from services.api.events import publishing
 from shared.contracts import USAGE_EVENTS
+from shared.errors import ConfigurationError
 from shared.ids import uuid7
 from shared.postgres import Pool
 from tests.conftest import CreateTopic
@@ -253,3 +257,28 @@ async def test_what_is_no_request_is_refused_as_a_whole(database: str, facts: Fa
     assert [answer.json()["type"] for answer in (*answers, nobody)] == [
         f"urn:tallystick:problem:{kind}" for kind in (*(kind for *_, kind in NO_REQUESTS), "unauthenticated")
     ]
+
+
+async def test_a_producer_that_its_library_gives_up_is_replaced(
+    api: Way, facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GivenUp(Producer):
+        def produce(self, *_arguments: Any) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "out of order", fatal=True))
+
+    ada = await facts.customer()
+    with monkeypatch.context() as broken:
+        broken.setattr(publishing, "Producer", GivenUp)
+        api.app.state.tallystick.events.start()
+        assert (await send(api, ada, [event(id="1")])).status_code == 503
+    assert (await send(api, ada, [event(id="1")])).json()["accepted"] == 1
+    assert len(await api.published()) == 1
+
+
+def test_settings_that_librdkafka_does_not_take_stop_the_start() -> None:
+    publisher = publishing.Publisher(
+        "127.0.0.1:1", "topic", security={"ssl.ca.location": "/nowhere", "security.protocol": "ssl"},
+        ack_seconds=1, most_waiting=1, record_bytes=1,
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match=r"settings for Kafka are not usable.*ssl.ca.location"):
+        publisher.start()
