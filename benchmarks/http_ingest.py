@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -18,7 +20,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +30,15 @@ import psutil
 
 from benchmarks.ingest import PARTITIONS, Traffic, database, insert_owners, publish, traffic
 from deploy.local import ports
-from deploy.local.stack import running_stack
+from deploy.local.stack import Stack, running_stack
 from services.accounts.api_keys.keys import hash_of, new_key, prefix_of
 from services.cli.supervisor import Supervisor, WorkerSpec
 from shared.contracts import USAGE_EVENTS
 from shared.kafka import create_topics
 
 SUBSCRIPTIONS = 10_000
+SERVICES = ("ingest", "aggregator", "billing", "api")
+CLIENT = "client"
 HOST = "127.0.0.1"
 
 
@@ -97,47 +102,72 @@ async def gateway_key(connection: asyncpg.Connection, owner: str) -> str:
     return key
 
 
-async def measure(arguments: argparse.Namespace, server: str, kafka: str) -> dict[str, list[float]]:
-    """Run all rounds against one set of workers; return events/s by way, and the CPU of the API in µs an event."""
+class Meter:
+    """The CPU that each part has spent, in seconds: the client alone, others with their children."""
+
+    def __init__(self, parts: Mapping[str, int | None]) -> None:
+        self._parts = {name: psutil.Process(pid) for name, pid in parts.items() if pid}
+
+    def read(self) -> dict[str, float]:
+        """Return it by part. Children that have ended are in their parent's."""
+        return {
+            name: sum(part.cpu_times()[:2]) if name == CLIENT else sum(part.cpu_times()[:4]) + self._children(part)
+            for name, part in self._parts.items()
+        }
+
+    def _children(self, part: psutil.Process) -> float:
+        seconds = 0.0
+        for child in part.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seconds += sum(child.cpu_times()[:2])
+        return seconds
+
+
+async def send(site: Site, sent: Traffic, way: str, arguments: argparse.Namespace) -> tuple[float, list[float]]:
+    """Send all of it; return events/s, and how long each request took, sorted."""
+    prepared = list(requests(site, sent, arguments.batch)) if way == "http" else []
+    begun, took = time.perf_counter(), list[float]()
+    if way == "http":
+        took = sorted(await over_http(site, prepared, arguments.connections))
+    else:
+        await asyncio.to_thread(publish, site.kafka, site.topic, sent)
+    return len(sent.records) / (time.perf_counter() - begun), took
+
+
+async def measure(arguments: argparse.Namespace, stack: Stack) -> dict[str, list[float]]:
+    """Run all rounds against one set of workers; return events/s by way, of HTTP also times and the CPU of each part in µs an event."""
     owners = [str(uuid.uuid4()) for _ in range(SUBSCRIPTIONS)]
-    prefix, port = f"bench-{uuid.uuid4().hex[:8]}.", ports.choose()
+    prefix, port, kafka = f"bench-{uuid.uuid4().hex[:8]}.", ports.choose(), stack.kafka_bootstrap_servers
     await create_topics(kafka, partitions=PARTITIONS, prefix=prefix)
-    found: dict[str, list[float]] = {"kafka": [], "http": [], "cpu": [], "p50_ms": [], "p99_ms": []}
-    async with database(server) as (url, connection):
+    found: dict[str, list[float]] = defaultdict(list)
+    async with database(stack.database_url) as (url, connection):
         await insert_owners(connection, owners)
         site = Site(port, await gateway_key(connection, owners[0]), kafka, prefix + USAGE_EVENTS)
         environment = {**os.environ, "DATABASE_URL": url, "KAFKA_BOOTSTRAP_SERVERS": kafka, "TALLYSTICK_KAFKA_TOPIC_PREFIX": prefix,
                        "TALLYSTICK_LOG_LEVEL": "warning", "TALLYSTICK_API_PORT": str(port)}  # fmt: skip
-        specs = [
-            WorkerSpec(f"services.{name}", 0, ports.choose()) for name in ("ingest", "aggregator", "billing", "api")
-        ]
+        specs = [WorkerSpec(f"services.{name}", 0, ports.choose()) for name in SERVICES]
         logs = Path(tempfile.mkdtemp(prefix="tallystick-bench-"))
         async with Supervisor(specs, environment, logs=logs, tell=lambda line: print(line, file=sys.stderr)) as workers:
             await workers.wait_until_ready(60)
-            api = psutil.Process(workers._processes["api-0"].pid)
+            pids = {name: workers.pid(f"{name}-0") for name in SERVICES}
+            meter = Meter({**pids, **{server.name: server.pid for server in stack.servers}, CLIENT: os.getpid()})
             records = events = 0
-            for number in range(arguments.rounds + 1):  # the first one warms up
-                for way in ("kafka", "http"):
-                    sent = traffic(arguments.events, owners, seed=2 * number + (way == "http"))
-                    prepared = list(requests(site, sent, arguments.batch))
-                    cpu, begun = sum(api.cpu_times()[:2]), time.perf_counter()
-                    if way == "kafka":
-                        await asyncio.to_thread(publish, kafka, site.topic, sent)
-                        took = []
-                    else:
-                        took = sorted(await over_http(site, prepared, arguments.connections))
-                    rate = len(sent.records) / (time.perf_counter() - begun)
-                    cpu = (sum(api.cpu_times()[:2]) - cpu) / len(sent.records) * 1e6
-                    records, events = records + len(sent.records), events + len(sent.rows)
-                    await stored(connection, records)
-                    assert await connection.fetchval("SELECT count(*) FROM usage_logs") == events
-                    if number:
-                        found[way].append(rate)
-                    if number and took:
-                        found["cpu"].append(cpu)
-                        found["p50_ms"].append(1e3 * took[len(took) // 2])
-                        found["p99_ms"].append(1e3 * took[int(len(took) * 0.99)])
-                    print(f"round {number}: {way} {rate:,.0f} events/s", file=sys.stderr)
+            for number, way in itertools.product(range(arguments.rounds + 1), ("kafka", "http")):
+                sent = traffic(arguments.events, owners, seed=2 * number + (way == "http"))
+                before = meter.read()
+                rate, took = await send(site, sent, way, arguments)
+                records, events = records + len(sent.records), events + len(sent.rows)
+                await stored(connection, records)
+                assert await connection.fetchval("SELECT count(*) FROM usage_logs") == events
+                print(f"round {number}: {way} {rate:,.0f} events/s", file=sys.stderr)
+                if number == 0:
+                    continue  # it warms up
+                found[way].append(rate)
+                if took:
+                    found["p50 ms"].append(1e3 * took[len(took) // 2])
+                    found["p99 ms"].append(1e3 * took[int(len(took) * 0.99)])
+                    for part, seconds in meter.read().items():
+                        found[f"{part} µs"].append((seconds - before[part]) / len(sent.records) * 1e6)
     return found
 
 
@@ -151,13 +181,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with running_stack() as running:
-        servers = {server.name: server.address for server in running.stack.servers}
-        found = asyncio.run(measure(arguments, servers["postgres"], servers["kafka"]))
+        found = asyncio.run(measure(arguments, running.stack))
     middle = {name: statistics.median(values) for name, values in found.items()}
+    cpu = {name.removesuffix(" µs"): value for name, value in middle.items() if name.endswith(" µs")}
     print(f"raw Kafka producer: {middle['kafka']:>8,.0f} events/s")
     print(
         f"HTTP, {arguments.batch} a request: {middle['http']:>8,.0f} events/s, {middle['http'] / middle['kafka']:.0%} of it; "
-        f"{middle['cpu']:.0f} µs of CPU of the API an event; a request takes {middle['p50_ms']:.0f} ms, at p99 {middle['p99_ms']:.0f} ms"
+        f"a request takes {middle['p50 ms']:.0f} ms, at p99 {middle['p99 ms']:.0f} ms, with {arguments.connections} at once"
+    )
+    print(
+        f"µs of CPU an event: {', '.join(f'{name} {value:.0f}' for name, value in cpu.items())}; "
+        f"{sum(cpu.values()):.0f} in all, from the request to the rated row"
     )
     if arguments.json:
         arguments.json.write_text(json.dumps({"median": middle, "rounds": found}, indent=1) + "\n", encoding="utf-8")

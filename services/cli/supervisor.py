@@ -126,6 +126,10 @@ class Supervisor:
         """The names of the workers whose process runs at this moment."""
         return [name for name, process in self._processes.items() if process.returncode is None]
 
+    def pid(self, name: str) -> int:
+        """Return the process id of a worker that was started."""
+        return self._processes[name].pid
+
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to a running worker and return its process id; if it ends of it, it will be restarted."""
         process = self._processes[name]
