@@ -21,8 +21,8 @@ router = APIRouter(prefix="/api/v1", tags=["alerts"])
 _SQL: Final = Queries.load("services.api.alerts")
 
 AlertType = Literal[
-    "usage_threshold", "payment_failed", "invoice_overdue", "subscription_expiring", "low_balance", "credits_exhausted", "unrated_usage",
-    "webhook_disabled",
+    "usage_threshold", "payment_failed", "payment_disputed", "invoice_overdue", "subscription_expiring", "low_balance", "credits_exhausted",
+    "unrated_usage", "webhook_disabled",
 ]  # fmt: skip
 
 
