@@ -80,7 +80,7 @@ class Gate:
     async def _ask(self, call: Call, data: Mapping[str, Any], entitlements: Entitlements, model: str | None) -> None:
         self.asked += 1
         try:
-            if self._settings.enforce == "entitlements":
+            if self._settings.enforce == "entitlements" or not call.uses_a_model:
                 found = await self._in_thread(
                     lambda: entitlements.check(subscription=call.subscription, api_key_hash=call.api_key_hash)
                 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from tallystick.events import LARGEST_COUNT, LONGEST_TEXT, Usage
+from tallystick.events import LARGEST_COUNT, LONGEST_TEXT, MOST_METADATA_KEYS, Usage
 
 NAMESPACE: Final = uuid.UUID("5f6f4b0e-8d0c-5b0a-9f57-8f1f6a1c7e21")
 
@@ -44,7 +45,10 @@ NO_USAGE: Final = frozenset(
     }
 )
 """Calls that use no model: a batch is counted when it is done, by `retrieve_batch`."""
+_LONGEST_NAME: Final = 128
 _LONGEST_KEPT: Final = 200
+_MOST_KEPT_BYTES: Final = 1024
+"""For what is kept of a request's metadata: an event is never refused for it."""
 
 
 class Facts(NamedTuple):
@@ -82,7 +86,7 @@ def facts(
     tool = _mapping(metadata, "mcp_tool_call_metadata")
     if failed and not (provider or error.get("llm_provider") or tool):
         return None  # the proxy refused it: it reached no model
-    usage: Usage = {"feature_type": _FEATURES.get(kind, kind)[:LONGEST_TEXT] or None, "latency_ms": _latency(payload)}
+    usage: Usage = {"feature_type": _text(_FEATURES.get(kind, kind)), "latency_ms": _latency(payload)}
     if tool:
         usage["tool_name"], usage["provider"] = _text(tool.get("name")), _text(tool.get("mcp_server_name"))
     else:
@@ -175,7 +179,7 @@ def _status_code(error: Mapping[str, Any]) -> int:
 def _error(error: Mapping[str, Any]) -> str:
     """Return the class of an error and its code. Its text may quote the prompt."""
     name, code = error.get("error_class") or "Error", error.get("normalized_error")
-    return f"{name} ({code})"[:LONGEST_TEXT] if code else str(name)[:LONGEST_TEXT]
+    return _text(f"{name} ({code})" if code else name) or "Error"
 
 
 def _latency(payload: Mapping[str, Any]) -> int | None:
@@ -193,26 +197,29 @@ def _kept(
     payload: Mapping[str, Any], metadata: Mapping[str, Any], keep: Iterable[str], *, cache_hit: bool
 ) -> dict[str, Any]:
     """Return the event's metadata: what LiteLLM knows of the call beside its usage, and what the operator wants to keep of the request's."""
-    kept: dict[str, Any] = {"litellm_call_id": _text(payload.get("litellm_call_id"))}
+    kept: dict[str, Any] = {"litellm_call_id": _text(payload.get("litellm_call_id"), _LONGEST_NAME)}
     if cache_hit:
         kept["cache_hit"] = True
     if payload.get("stream"):
         kept["stream"] = True
     if (group := payload.get("model_group")) and group != payload.get("model"):
-        kept["model_group"] = _text(group)
+        kept["model_group"] = _text(group, _LONGEST_NAME)
     if team := metadata.get("user_api_key_team_id"):
-        kept["team"] = _text(team)
-    if images := _mapping(metadata, "usage_object").get("output_image_count"):
+        kept["team"] = _text(team, _LONGEST_NAME)
+    if images := _count(_mapping(metadata, "usage_object").get("output_image_count")):
         kept["images"] = images
-    if requests := _mapping(payload, "hidden_params").get("batch_successful_requests"):
+    if requests := _count(_mapping(payload, "hidden_params").get("batch_successful_requests")):
         kept["batch_requests"] = requests
     asked = _mapping(metadata, "requester_metadata")
+    room = _MOST_KEPT_BYTES
     for name in keep:
-        value = asked.get(name)
-        if isinstance(value, bool | int | float):
-            kept[name] = value
-        elif value is not None:
-            kept[name] = str(value)[:_LONGEST_KEPT]
+        value = _text(asked.get(name), _LONGEST_KEPT)
+        if value is None or len(kept) == MOST_METADATA_KEYS:
+            continue
+        room -= len(json.dumps({name: value}))
+        if room < 0:
+            break
+        kept[name] = value
     return kept
 
 
@@ -228,12 +235,15 @@ def _plain(value: Any) -> Mapping[str, Any]:
     return value.model_dump() if hasattr(value, "model_dump") else {}
 
 
-def _text(value: Any) -> str | None:
-    return str(value)[:LONGEST_TEXT] if value not in (None, "") else None
+def _text(value: Any, longest: int = LONGEST_TEXT) -> str | None:
+    """Return a text that can be stored, None for nothing."""
+    if value is None or value == "":
+        return None
+    return str(value)[:longest].replace("\0", "").encode(errors="replace").decode() or None
 
 
 def _count(value: Any) -> int:
-    """Return a count of tokens; some providers report floats, some nothing."""
+    """Return a count; some providers report floats, some nothing."""
     if isinstance(value, int | float) and 0 <= value <= LARGEST_COUNT:
         return int(value)
     return 0

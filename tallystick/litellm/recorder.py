@@ -25,21 +25,11 @@ NONCE: Final = "tallystick_request"
 """Key of a request's metadata under which the plug-in finds it again."""
 MOST_CALLS: Final = 32_768
 """Requests that are remembered, more than can be under way at once."""
-AWAITED: Final = frozenset(
-    {
-        "completion",
-        "text_completion",
-        "embedding",
-        "image_generation",
-        "responses",
-        "anthropic_messages",
-        "moderation",
-        "rerank",
-        "transcription",
-        "speech",
-    }
-)
-"""Calls whose answer waits for their event: LiteLLM logs each of them."""
+MODEL_CALLS: Final = frozenset({
+    "completion", "text_completion", "embedding", "image_generation", "responses", "anthropic_messages", "moderation", "rerank",
+    "transcription", "speech",
+})  # fmt: skip
+"""Calls that LiteLLM logs when their model has answered: their answers wait for that, and what is reserved for them is settled."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +50,11 @@ class Call:
     failed: bool = False  # for good: no other try follows
     failure: Mapping[str, Any] | None = None  # of a try that may not be the last
     waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = field(default_factory=list)
+
+    @property
+    def uses_a_model(self) -> bool:
+        """Whether this is a call to a model, and not one about a batch, a file or a list."""
+        return mapping.call_kind(self.call_type) in MODEL_CALLS
 
 
 class Recorder:
@@ -134,7 +129,7 @@ class Recorder:
     async def answered(self, data: Mapping[str, Any], response: Any = None) -> None:
         """Return when the event of a request is in the spool, so that an answer which arrived is an answer that is billed."""
         call = self.call_of(data)
-        if call is None or self.settings.wait_seconds <= 0 or mapping.call_kind(call.call_type) not in AWAITED:
+        if call is None or self.settings.wait_seconds <= 0 or not call.uses_a_model:
             return
         logging_object = data.get("litellm_logging_obj")
         deferred = response is not None and bool(getattr(logging_object, "defer_async_logging", False))
@@ -144,9 +139,8 @@ class Recorder:
             self.late += 1
             _log.warning("litellm.late the answer of call %s is complete before LiteLLM has logged it", call.call_id)
             return
-        self._from_response(
-            call, response, getattr(logging_object, "model_call_details", None) or {}
-        )  # LiteLLM logs it after its answer, or not at all
+        details = getattr(logging_object, "model_call_details", None) or {}
+        self._from_response(call, response, details)  # LiteLLM logs it after its answer, or not at all
         if not await self._until_kept(call):
             self.late += 1
 
@@ -222,10 +216,11 @@ class Recorder:
         if found is None:
             return
         subscription, key_hash = (call.subscription, call.api_key_hash) if call else (claimed, found.api_key_hash)
+        reservation = call.reservation if call and key == call.call_id else None
         usage: Usage = {
             **found.usage,
             "api_key_hash": None if subscription else key_hash,
-            "reservation_id": call.reservation if call else None,
+            "reservation_id": reservation,
         }
         event_id = mapping.event_id(call.nonce if call else "", key, failed=failed)
         event = usage_event(settings.source, subscription=subscription, event_id=event_id, time=found.ended_at, **usage)

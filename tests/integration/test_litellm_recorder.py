@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -92,10 +93,11 @@ async def test_requests_that_a_client_names_alike_are_as_many_events(
 async def test_a_call_beside_the_request_is_an_event_of_its_own(make_recorder: MakeRecorder, api: UsageApi) -> None:
     recorder = make_recorder()
     call, data = begin(recorder, subscription=SUBSCRIPTION)
+    call.reservation = "r-1"
     recorder.success(kwargs(payload(litellm_call_id="of a guardrail"), call.nonce))
     recorder.success(kwargs(payload(), call.nonce))
     await recorder.answered(data, response={})
-    assert len(arrived(recorder, api)) == 2
+    assert [event["data"].get("reservation_id") for event in arrived(recorder, api)] == [None, "r-1"]
 
 
 async def test_only_the_last_try_of_a_request_counts(make_recorder: MakeRecorder, api: UsageApi) -> None:
@@ -146,6 +148,25 @@ async def test_an_answer_that_litellm_does_not_log_is_recorded_all_the_same(
         "chat",
         20,
         5,
+    )
+
+
+async def test_an_answer_that_is_logged_after_it_is_sent_is_recorded_before(
+    make_recorder: MakeRecorder, api: UsageApi
+) -> None:
+    recorder = make_recorder(wait_seconds=60)
+    call, data = begin(recorder, subscription=SUBSCRIPTION)
+    details = {"model": "openai/gpt-4o-mini", "custom_llm_provider": "openai"}
+    data["litellm_logging_obj"] = SimpleNamespace(
+        defer_async_logging=True, model_call_details=details
+    )  # as with guardrails
+    await recorder.answered(data, response={"usage": {"prompt_tokens": 812, "completion_tokens": 164}})
+    recorder.success(kwargs(payload(), call.nonce))
+    (event,) = arrived(recorder, api)
+    assert (event["data"]["provider"], event["data"]["model"], event["data"]["request_tokens"]) == (
+        "openai",
+        "gpt-4o-mini",
+        812,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tallystick.events import usage_event
 from tallystick.litellm.mapping import call_kind, event_id, facts, key, of_response, tokens
 from tests.unit.tallystick.payloads import CALL_ID, KEY_HASH, failure, payload
 
@@ -169,6 +170,35 @@ def test_any_counts_are_counts(prompt: Any, cached: int, written: int) -> None:
     requested, answered, read = tokens(payload(prompt_tokens=prompt, metadata={"usage_object": usage}))
     assert 0 <= read <= requested
     assert answered == 164
+
+
+texts = st.text(st.characters(), max_size=600) | st.none()
+
+
+@given(
+    st.lists(texts, min_size=9, max_size=9),
+    st.dictionaries(st.sampled_from("abcdefgh"), texts | st.integers() | st.lists(texts)),
+    st.booleans(),
+)
+def test_no_payload_makes_an_event_that_is_refused(said: list[str | None], asked: dict[str, Any], failed: bool) -> None:
+    call_id, model, provider, group, user, session, alias, team, error = said
+    metadata = {"requester_metadata": asked, "user_api_key_alias": alias, "user_api_key_team_id": team}
+    names = {
+        "litellm_call_id": call_id,
+        "model": model,
+        "custom_llm_provider": provider,
+        "model_group": group,
+        "end_user": user,
+        "session_id": session,
+    }
+    made = payload(
+        **names, metadata=metadata, status="failure" if failed else "success", error_information={"error_class": error}
+    )
+
+    found = facts(made, keep="abcdefgh")
+
+    if found is not None:
+        usage_event("/gateways/litellm", subscription="s", time=found.ended_at, **found.usage)
 
 
 def test_an_id_is_that_of_the_request_and_of_how_it_ended() -> None:
