@@ -4,7 +4,8 @@ A record survives the end of the process, by SIGKILL too, from the moment that `
 `sync` on. It is handed out at least once, in order.
 """
 
+from tallystick.spool.claiming import adopt_siblings, claim
 from tallystick.spool.files import Locked
-from tallystick.spool.spool import Batch, Limits, Spool, adopt_siblings, claim
+from tallystick.spool.spool import Batch, Limits, Spool
 
 __all__ = ["Batch", "Limits", "Locked", "Spool", "adopt_siblings", "claim"]

@@ -39,7 +39,7 @@ class Segment:
 
 def segments(directory: Path) -> list[Segment]:
     """Return the segments that are there, in order."""
-    found = sorted(directory.glob(f"*{_SUFFIX}"))
+    found = sorted(path for path in directory.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
     return [Segment(directory, int(path.stem), path.stat().st_size) for path in found]
 
 

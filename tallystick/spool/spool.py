@@ -9,9 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -20,6 +18,7 @@ from tallystick.errors import SpoolError, SpoolFull
 from tallystick.spool import files
 from tallystick.spool.files import Segment
 from tallystick.spool.frames import LARGEST_RECORD, Damage, frame, frames
+from tallystick.spool.writing import Writing
 
 _log: Final = logging.getLogger("tallystick.spool")
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -70,14 +69,11 @@ class Spool:
         self._held = files.lock(self.directory)
         self._pid = os.getpid()
         self._lock = threading.Lock()  # of the state; never held while something is forced to disk
-        self._sync_lock = threading.Lock()  # only its holder closes files that were written
+        self._writing = Writing(self.directory, self._lock)
         self._segments = deque(files.segments(self.directory))
         self._next_number = self._segments[-1].number + 1 if self._segments else 1
         self._bytes = sum(segment.size for segment in self._segments)
         self._delivered = 0  # bytes of the first segment
-        self._file: int | None = None  # of the last segment, while it is written to
-        self._left: list[int] = []  # files that are written no more, and wait to be synced and closed
-        self._made_files = False
         self._closed = False
         self._unsynced = threading.Event()
         self._closing = threading.Event()
@@ -144,7 +140,8 @@ class Spool:
             with self._lock:
                 orphans = files.segments(directory)
                 if orphans:
-                    self._leave_file()
+                    self._writing.leave()  # which must be the last
+                    self._writing.directory_changed()
                 for orphan in orphans:
                     segment = Segment(self.directory, self._next_number, orphan.size)
                     orphan.path.rename(segment.path)
@@ -181,24 +178,12 @@ class Spool:
 
     def sync(self) -> None:
         """Return when all that was appended before is on disk. Raises `SpoolError` if the disk says that it is not."""
-        with self._sync_lock:
-            with self._lock:
-                left, self._left = self._left, []
-                open_file = self._file
-                made_files, self._made_files = self._made_files, False
-            try:
-                for file in [*left, open_file]:
-                    if file is not None:
-                        os.fsync(file)
-                if made_files:
-                    _sync_directory(self.directory)
-            except OSError as error:
-                raise SpoolError(
-                    f"{self.directory}: the disk could not keep what was written ({error.strerror}); replace it"
-                ) from error
-            finally:
-                for file in left:
-                    os.close(file)
+        try:
+            self._writing.sync()
+        except OSError as error:
+            raise SpoolError(
+                f"{self.directory}: the disk could not keep what was written ({error.strerror}); replace it"
+            ) from error
 
     def close(self) -> None:
         """Force everything to disk, delete what is delivered, release the directory. What is not delivered stays for the next who opens it."""
@@ -212,7 +197,7 @@ class Spool:
         self._unsynced.set()
         self._syncing.join()
         with self._lock:
-            self._leave_file()
+            self._writing.leave()
             self._drop_delivered()
         try:
             self.sync()
@@ -234,50 +219,35 @@ class Spool:
                 f"{self.directory}: the spool is full ({self.limits.total_bytes} bytes); nothing has been delivered for too long, or it is too small"
             )
         try:
-            if self._file is None or 0 < self._segments[-1].size > self.limits.segment_bytes - len(framed):
-                self._begin_segment()
-            segment, file = self._segments[-1], self._file
-            assert file is not None  # noqa: S101 – for the type checker
-            written = os.write(file, framed)
-        except OSError as error:
-            return self._failed(error)
-        if written < len(framed):
+            segment = self._segment_for(len(framed))
+            before = segment.size
             try:
-                os.ftruncate(file, segment.size)
-            except OSError:
-                segment.size += written  # a reader takes it for the torn frame that it is
-                self._bytes += written
-                self._leave_file()
-            return self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        segment.size += len(framed)
-        self._bytes += len(framed)
+                self._writing.write(framed)
+            finally:
+                self._bytes += segment.size - before
+        except OSError as error:
+            message = f"{self.directory}: {error.strerror}; make room on this disk, or give the spool another one"
+            return SpoolFull(message) if error.errno in _NO_ROOM else SpoolError(message)
         return None
 
-    def _failed(self, error: OSError) -> SpoolError:
-        message = f"{self.directory}: {error.strerror}; make room on this disk, or give the spool another one"
-        return SpoolFull(message) if error.errno in _NO_ROOM else SpoolError(message)
-
-    def _begin_segment(self) -> None:
-        self._leave_file()
-        segment = Segment(self.directory, self._next_number)
-        self._file = segment.create()
-        self._next_number += 1
-        self._segments.append(segment)
-        self._made_files = True
-
-    def _leave_file(self) -> None:
-        if self._file is not None:
-            self._left.append(self._file)
-            self._file = None
+    def _segment_for(self, size: int) -> Segment:
+        """Return the segment that is written to, a new one if the old one has no room for so many bytes."""
+        segment = self._writing.segment
+        if segment is None or 0 < segment.size > self.limits.segment_bytes - size:
+            segment = Segment(self.directory, self._next_number)
+            self._writing.begin(segment)
+            self._next_number += 1
+            self._segments.append(segment)
+        return segment
 
     def _drop_delivered(self) -> None:
         """Delete segments that are delivered whole; the one that is written to only if that is worth a new file, or we close."""
         while self._segments and self._delivered >= self._segments[0].size:
             segment = self._segments[0]
-            if self._file is not None and len(self._segments) == 1:
+            if segment is self._writing.segment:
                 if segment.size < self.limits.worth_deleting_bytes:
                     return
-                self._leave_file()
+                self._writing.leave()
             segment.path.unlink(missing_ok=True)
             self._segments.popleft()
             self._bytes -= segment.size
@@ -285,17 +255,19 @@ class Spool:
 
     def _set_aside(self, segment: Segment, start: int, end: int, *, torn: bool) -> None:
         """Pass over bytes that are no frame. Torn ones belong to an `append` that never returned; others are kept, and told of."""
-        with self._lock:
-            self._delivered = end
-            self.damaged_bytes += end - start
         if torn:
             _log.warning(
                 "spool.torn_record %s: %d bytes at its end were never written whole", segment.path, end - start
             )
-            return
-        kept = segment.path.with_name(f"{segment.path.stem}-{start}.damaged")
-        kept.write_bytes(segment.read(start)[: end - start])
-        _log.error("spool.damaged %s: %d bytes at %d are no record; kept in %s", segment.path, end - start, start, kept)
+        else:
+            kept = segment.path.with_name(f"{segment.path.stem}-{start}.damaged")
+            kept.write_bytes(segment.read(start)[: end - start])
+            _log.error(
+                "spool.damaged %s: %d bytes at %d are no record; kept in %s", segment.path, end - start, start, kept
+            )
+        with self._lock:
+            self._delivered = end
+            self.damaged_bytes += end - start
 
     def _complain(self, problem: SpoolError, refused: int) -> None:
         now = time.monotonic()
@@ -320,39 +292,5 @@ class Spool:
                 _log.error("spool.sync_failed %s", error)
 
 
-def claim(parent: Path | str, limits: Limits = DEFAULT_LIMITS, on_full: Callable[[int], None] | None = None) -> Spool:
-    """Open the spool in the first subdirectory of `parent` that no process has, with what dead processes have left in the others.
-
-    For the workers of one program, which share a setting and cannot share a directory.
-    """
-    parent = Path(parent)
-    for number in count():
-        try:
-            spool = Spool(parent / str(number), limits, on_full)
-        except files.Locked:
-            continue
-        adopt_siblings(spool)
-        return spool
-    raise AssertionError
-
-
-def adopt_siblings(spool: Spool) -> int:
-    """Take over what dead processes have left in the directories beside this spool's; return how many segments."""
-    adopted = 0
-    for sibling in sorted(spool.directory.parent.iterdir()):
-        if sibling.name.isdecimal() and sibling != spool.directory:
-            with suppress(files.Locked):
-                adopted += spool.adopt(sibling)
-    return adopted
-
-
 def _not_ours(directory: Path) -> SpoolError:
     return SpoolError(f"{directory}: the spool is closed here; open one in each process, after a fork")
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
