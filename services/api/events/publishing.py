@@ -7,6 +7,7 @@ contends for the interpreter, which is what makes it several times as cheap as a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -35,6 +36,7 @@ _TOO_LARGE: Final = (KafkaError.MSG_SIZE_TOO_LARGE,)
 class _Request:
     """What is awaited for one request."""
 
+    producer: Producer
     left: int
     done: asyncio.Future[None]
     errors: list[KafkaError] = field(default_factory=list)
@@ -82,6 +84,7 @@ class Publisher:
             **security,
         }
         self._producer: Producer | None = None
+        self._given_up: list[Producer] = []
         self._waiting = self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -111,6 +114,7 @@ class Publisher:
             )
         begun, request = perf_counter(), self._hand_over(records)
         self._count(len(records), size)
+        self._look_later()
         try:
             await request.done
         finally:
@@ -122,17 +126,24 @@ class Publisher:
 
     async def close(self) -> None:
         """Let what was handed over reach the broker."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while any(map(len, self._producers)):
+                    self._look()
+                    await asyncio.sleep(_LOOK_SECONDS)
         if self._timer is not None:
             self._timer.cancel()
-        if self._producer is not None:
-            await asyncio.to_thread(self._producer.flush, _CLOSE_SECONDS)
-            self._producer = None
+        self._producer = None
+
+    @property
+    def _producers(self) -> list[Producer]:
+        return [*self._given_up, self._producer] if self._producer is not None else self._given_up
 
     def _hand_over(self, records: Sequence[Record]) -> _Request:
-        request = _Request(len(records), asyncio.get_running_loop().create_future())
         if self._producer is None:
             self.start()
         assert self._producer is not None  # noqa: S101 (started)
+        request = _Request(self._producer, len(records), asyncio.get_running_loop().create_future())
         produce, topic, delivered = self._producer.produce, self._topic, request.delivered
         handed = 0
         try:
@@ -151,20 +162,24 @@ class Publisher:
         self._waiting += events
         self._waiting_bytes += size
         metrics.EVENTS_WAITING.set(self._waiting)
+
+    def _look_later(self) -> None:
         if self._timer is None and self._waiting:
             self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
+        """Fetch the reports that there are, and look again as long as somebody waits."""
         self._timer = None
-        if self._producer is not None:
-            self._producer.poll(0)
-        self._count(0, 0)
+        for producer in self._producers:
+            producer.poll(0)
+        self._given_up = [producer for producer in self._given_up if len(producer)]
+        self._look_later()
 
     def _refuse(self, request: _Request, count: int) -> None:
         metrics.NOT_ACKNOWLEDGED.labels("broker").inc()
         error = request.errors[0]
         if any(found.fatal() for found in request.errors):
-            self._begin_anew()
+            self._give_up(request.producer)
         log.warning("not_acknowledged", events=count, failed=len(request.errors), error=error.name())
         hint = (
             f": Kafka has no topic {self._topic}; make it with 'tallystick topics'"
@@ -177,13 +192,14 @@ class Publisher:
             "Send the request again: what is there already counts once",
         )
 
-    def _begin_anew(self) -> None:
-        """Leave a producer that its library calls broken; the next events get a new one."""
-        broken, self._producer = self._producer, None
-        if broken is not None:  # None if another request was first to find out
-            log.error("producer_broken", then="a new one is made")
-            broken.purge()
-            broken.poll(0)
+    def _give_up(self, broken: Producer) -> None:
+        """Leave a producer that its library calls broken; the next events get a new one. What others await of it is reported as failed."""
+        if broken is not self._producer:
+            return  # another request was first to find out
+        log.error("producer_broken", then="the next events get a new one")
+        broken.purge()
+        self._given_up.append(broken)
+        self._producer = None
 
     def _troubled(self, error: KafkaError) -> None:
         log.warning("kafka_trouble", error=error.name(), detail=error.str()[:200])

@@ -67,10 +67,10 @@ class Replays:
             known.settled.set()
 
     def _forget(self, now: datetime) -> None:
-        """Drop what is old, and the oldest of what is too much. What is being answered stays."""
-        for name, known in list(self._known.items()):
-            if now - known.at < self._keep and self._bytes <= self._most_bytes:
+        """Drop what is old, and the oldest of what is too much, up to one that is being answered."""
+        while self._known:
+            name, oldest = next(iter(self._known.items()))
+            if oldest.answer is None or (now - oldest.at < self._keep and self._bytes <= self._most_bytes):
                 return
-            if known.answer is not None:
-                self._bytes -= known.size
-                del self._known[name]
+            self._bytes -= oldest.size
+            del self._known[name]
