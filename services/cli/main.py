@@ -43,7 +43,7 @@ COMMANDS = {
     "jobs": "services.cli.jobs:app",
     "webhooks": "services.cli.webhooks:app",
     "alerts": "services.cli.alerts:app",
-    "price": "services.cli.price:app",
+    "price": "services.cli.price_import:app",  # with all of services.cli.price
     "plan": "services.cli.plan:app",
     "coupon": "services.cli.coupon:app",
     "subscription": "services.cli.subscriptions.command:app",

@@ -92,13 +92,11 @@ def set_(
 
     done = operator.with_database(set_all)
     if as_json:
-        typer.echo(
-            json.dumps([_document(one.price) | {"replaced": one.replaced and str(one.replaced)} for one in done])
-        )
+        typer.echo(json.dumps([document(one.price) | {"replaced": one.replaced and str(one.replaced)} for one in done]))
         return
     for one in done:
         ended = f"; version {one.replaced} ends then" if one.replaced else ""
-        typer.echo(f"{one.price.id}  {_summary(one.price)}{ended}")
+        typer.echo(f"{one.price.id}  {summary(one.price)}{ended}")
 
 
 @app.command("list")
@@ -126,10 +124,10 @@ def list_(
         now, book = SystemClock().now(), PriceBook.of(prices, Factors({}, byok=_zero()))
         prices = [p for p in prices if book.find(p.kind, p.subject, p.currency, now) == p]
     if as_json:
-        typer.echo(json.dumps([_document(price) for price in prices]))
+        typer.echo(json.dumps([document(price) for price in prices]))
         return
     for price in prices:
-        typer.echo(f"{price.id}  {_summary(price)}")
+        typer.echo(f"{price.id}  {summary(price)}")
     if not prices:
         typer.echo("no price is in force; --all lists past and future ones" if not every else "there are no prices")
 
@@ -147,11 +145,11 @@ def show(
     found = [p for p in operator.with_database(read_prices) if p.id == wanted]
     if not found:
         raise PriceRefused(f"there is no price {wanted}: 'tallystick price list --all' shows all")
-    document = _document(found[0])
+    shown = document(found[0])
     if as_json:
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps(shown))
         return
-    for name, value in document.items():
+    for name, value in shown.items():
         if value not in (None, "0", False):
             typer.echo(f"{name.replace('_', ' '):24} {value}")
 
@@ -196,7 +194,8 @@ def _parts(price: Price) -> dict[str, Any]:
     return {name: amount_text(amount) for name, amount in parts.items()}
 
 
-def _document(price: Price) -> dict[str, Any]:
+def document(price: Price) -> dict[str, Any]:
+    """Return a price as JSON-ready values."""
     from services.billing.amounts import amount_text  # noqa: PLC0415
 
     cost, per_1k = price.cost or {}, {"input", "output", "cached_input"}
@@ -218,7 +217,8 @@ def _document(price: Price) -> dict[str, Any]:
     }
 
 
-def _summary(price: Price) -> str:
+def summary(price: Price) -> str:
+    """Return a price in one line."""
     until = f"{price.valid_to:%Y-%m-%d %H:%M}" if price.valid_to else "…"
     names = {
         "input_per_1k": "input",

@@ -151,3 +151,36 @@ async def test_the_command_reads_a_file_and_says_what_is_wrong(
     assert "would end 2099-01-01 00:00, before it begins 2099-02-01 00:00" in capsys.readouterr().err
     assert await asyncio.to_thread(run, ["price", "list", "--all", "--json"]) == 0
     assert capsys.readouterr().out.count('"id"') == 3
+
+
+async def test_litellms_cost_map_sets_what_differs_and_a_second_time_nothing(
+    desk: Desk, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database)
+    old = await make_price(desk.pool)
+    path = tmp_path / "costs.json"
+    path.write_text(
+        """{"gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 2.5e-06, "output_cost_per_token": 1e-05},
+            "acme/tiny": {"litellm_provider": "acme", "mode": "chat", "max_tokens": 4096, "input_cost_per_token": 1e-07},
+            "pictures": {"litellm_provider": "openai", "output_cost_per_image": 0.04}}"""
+    )
+    command = ["price", "import-litellm", str(path), "--markup", "20", "--from", "2036-01-01", "--by", "ada"]
+    assert await asyncio.to_thread(run, [*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 prices from 2036-01-01 00:00 UTC on, 0 unchanged, 1 skipped, 1 new model; nothing is changed" in said
+    assert "skipped pictures: it has no cost per token or request" in said
+    assert await desk.value("SELECT count(*) FROM model_prices") == 1
+    assert await asyncio.to_thread(run, command) == 0
+    assert "instead of model gpt-4o  USD" in capsys.readouterr().out
+    prices = "SELECT model_id, input_price_per_1k, cost_input_price_per_1k FROM model_prices WHERE id <> $1 ORDER BY 1"
+    rows = await desk.fetch(prices, old)
+    assert [tuple(row) for row in rows] == [
+        ("acme/tiny", Decimal("0.00012"), Decimal("0.0001")),
+        ("gpt-4o", Decimal("0.003"), Decimal("0.0025")),
+    ]
+    assert await desk.value("SELECT valid_to FROM model_prices WHERE id = $1", old) == datetime(2036, 1, 1, tzinfo=UTC)
+    assert await desk.value("SELECT provider FROM models WHERE id = 'acme/tiny'") == "acme"
+    assert await asyncio.to_thread(run, command) == 0
+    assert "0 prices from 2036-01-01 00:00 UTC on, 2 unchanged" in capsys.readouterr().out
+    assert await asyncio.to_thread(run, ["price", "import-litellm", str(path), "--provider", "nobody"]) == 2
+    assert "the map has no model of nobody" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, NotFound
 from shared.period import hour_start, utc
 
 KINDS: Final = ("model", "tool", "feature")
@@ -33,6 +33,10 @@ FIELDS: Final = (*KINDS, *_TEXTS, *AMOUNTS, *OPTIONAL_AMOUNTS)
 
 class PriceRefused(ConfigurationError):
     """A price cannot be taken as it is written; the message says which and why."""
+
+
+class NoSuchPrice(NotFound, PriceRefused):
+    """There is no price of that id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +109,16 @@ def new_price(entry: Mapping[str, Any]) -> NewPrice:
     return price
 
 
-def _objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_json(text: str, path: Path, advice: str = "") -> Any:
+    """Return what the text of a file says, every digit kept. Raises `PriceRefused`."""
     try:
-        document = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+        return json.loads(text, parse_float=Decimal, parse_int=Decimal)
     except ValueError as error:
-        raise PriceRefused(f"{path.name} is not JSON ({error}); a file of another kind is named .csv") from None
+        raise PriceRefused(f"{path.name} is not JSON ({error}){advice}") from None
+
+
+def _objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    document = read_json(text, path, "; a file of another kind is named .csv")
     if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
         raise PriceRefused(f"{path.name} is not a list of prices: write [{{…}}, …]")
     yield from ((f"entry {number}", entry) for number, entry in enumerate(document, start=1))

@@ -72,9 +72,12 @@ def checked(document: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(plan["hard_limits"], bool):
         raise TermsRefused("hard_limits is true or false")
     read_meters(cast("list[Any]", plan["meters"]))
+    minimum = _money("minimum", plan["minimum"], currency) if "minimum" in plan else None
+    if minimum == 0:
+        raise TermsRefused("minimum is 0: leave it out where an interval may cost nothing")
     return plan | {
         "amount": _money("amount", plan.get("amount"), currency),
-        "minimum": _money("minimum", plan["minimum"], currency) if "minimum" in plan else None,
+        "minimum": minimum,
         "interval_count": _whole("interval_count", plan["interval_count"], 1, 120),
         "trial_days": _whole("trial_days", plan["trial_days"], 0, 3650),
         "limits": _limits(plan["limits"]),

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.billing.rating.price_file import NewPrice, PriceRefused
+from services.billing.rating.price_file import NewPrice, NoSuchPrice, PriceRefused
 from services.billing.rating.rating import ONE_TOKEN_OF_1K, Component, Price, Unit
 from services.billing.rating.store import read_prices
 from shared.ids import uuid7
@@ -132,7 +132,7 @@ async def set_prices(
         )
         replaced = await _make_room(connection, price, now=now, replace=replace)
         await insert_price(connection, price, note=new.note)
-        await connection.execute(SQL["audit_price"], "price.set", str(price.id), str(new))
+        await connection.execute(SQL["audit_set"], price.id, str(new))
         done.append(SetPrice(price, replaced))
     return done
 
@@ -166,7 +166,7 @@ async def end_price(connection: Connection, price_id: UUID, at: datetime, *, now
     """Let a price end at a full hour in the future. Raises `PriceRefused` for an unknown or ended price, and for the past."""
     price = await connection.fetchrow(SQL["lock_price"], price_id)
     if price is None:
-        raise PriceRefused(f"there is no price {price_id}: 'tallystick price list --all' shows all")
+        raise NoSuchPrice(f"there is no price {price_id}: 'tallystick price list --all' shows all")
     if at <= now:
         raise PriceRefused(
             f"{at.isoformat()} is past: usage since then was rated by price {price_id}. End it at a full hour to come; "
@@ -180,4 +180,4 @@ async def end_price(connection: Connection, price_id: UUID, at: datetime, *, now
     if following is not None:
         raise PriceRefused(f"price {price_id} cannot last that long: price {following} begins before {at.isoformat()}")
     await connection.execute(SQL["end_price"], price_id, at)
-    await connection.execute(SQL["audit_price"], "price.ended", str(price_id), at.isoformat())
+    await connection.execute(SQL["audit_end"], price_id, at, price["valid_to"])

@@ -28,6 +28,22 @@ ORDER BY o.valid_from LIMIT 1;
 -- Ends a price version.
 UPDATE model_prices SET valid_to = $2 WHERE id = $1;
 
--- name: audit_price
--- Notes who changed a price: $1 what was done, $2 the version, $3 how.
-INSERT INTO audit_logs (action, resource_type, resource_id, details) VALUES ($1, 'price', $2, jsonb_build_object('what', $3::text));
+-- name: audit_set
+-- Notes who set a price: the version $1, in words $2.
+INSERT INTO audit_logs (action, resource_type, resource_id, after, details)
+SELECT 'price.set', 'price', p.id::text, jsonb_strip_nulls(to_jsonb(p) - 'created_at'), jsonb_build_object('what', $2::text)
+FROM model_prices p WHERE p.id = $1;
+
+-- name: audit_end
+-- Notes who ended a price: the version $1 at $2, which would have ended at $3 (NULL: never).
+INSERT INTO audit_logs (action, resource_type, resource_id, before, after)
+VALUES ('price.ended', 'price', $1::uuid::text, jsonb_build_object('valid_to', $3::timestamptz), jsonb_build_object('valid_to', $2::timestamptz));
+
+-- name: known_models
+-- The ids of all models.
+SELECT id FROM models;
+
+-- name: add_model
+-- A model that an import brings: id and name $1, provider $2, capabilities $3, context $4, list prices of input $5 and output $6.
+INSERT INTO models (id, name, provider, capabilities, context_length, input_price_per_1k, output_price_per_1k)
+VALUES ($1, $1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING;
