@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from services.accounts.passwords import PasswordRefused
 from services.accounts.provider_keys.desk import NoKey
 from services.accounts.provider_keys.keyring import NoSecrets
 from services.accounts.sessions.desk import LoginRefused, SessionOver
@@ -38,6 +39,7 @@ from services.billing.payments.provider import NotConfigured, ProviderUnavailabl
 from services.billing.payments.state import AmountRefused
 from services.billing.plans.meters import TermsRefused
 from services.billing.rating.price_file import PriceRefused
+from services.ingest.quarantine import ChoiceRefused
 from shared.errors import KeyReused, NotFound, ServiceUnavailable, TallystickError
 
 log = structlog.get_logger("api")
@@ -60,6 +62,8 @@ PROBLEM_OF: Final[dict[type[Exception], Kind]] = {
     GrantRefused: INVALID_REQUEST,
     TermsRefused: INVALID_REQUEST,
     PriceRefused: INVALID_REQUEST,
+    ChoiceRefused: INVALID_REQUEST,
+    PasswordRefused: INVALID_REQUEST,
 }
 """Which kind of problem an error of a capability is; the nearest class counts. A `TallystickError` that is not here is a CONFLICT."""
 
@@ -106,6 +110,10 @@ def problem_of(error: Exception) -> Problem | None:
         by_rule = _by_rule(error.__cause__)
         kind = next((PROBLEM_OF[cls] for cls in type(error).__mro__ if cls in PROBLEM_OF), by_rule or CONFLICT)
         return Problem(kind, str(error), more=_missing(error.__cause__))
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(
+        error, ValueError
+    ):  # a value that its parameter cannot be
+        return Problem(INVALID_REQUEST, f"a value has not the form that is wanted: {str(error).splitlines()[0]}")
     if isinstance(error, _GONE):
         return Problem(UNAVAILABLE, "the database does not answer: try again")
     if isinstance(error, asyncpg.PostgresError) and (known := _by_rule(error)):
@@ -128,7 +136,11 @@ def _missing(error: BaseException | None) -> dict[str, Any]:
 
 
 def _unstorable(error: Exception) -> Problem | None:
-    """Return the refusal of a value that no column can hold: a character that text has not, a number that is too large."""
+    """Return the refusal of what is there already, or that no column can hold: a character that text has not, a number too large."""
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return Problem(CONFLICT, "the same was made by somebody else at this moment: look, and try again")
+    if isinstance(error, asyncpg.CheckViolationError):
+        return Problem(INVALID_REQUEST, f"this breaks the rule {error.constraint_name} of {error.table_name}")
     if isinstance(error, asyncpg.DataError) or (getattr(error, "sqlstate", None) or "").startswith("22"):
         return Problem(INVALID_REQUEST, f"a value cannot be stored: {str(error).splitlines()[0]}")
     return None

@@ -18,6 +18,7 @@ from services.api.entitlements.routes import router as entitlements
 from services.api.events.routes import router as events
 from services.api.explaining.routes import router as explaining
 from services.api.invoices.routes import router as invoices
+from services.api.libraries.routes import router as libraries
 from services.api.provider_keys.routes import router as provider_keys
 from services.api.reservations.routes import router as reservations
 from services.api.subscriptions.routes import router as subscriptions
@@ -43,6 +44,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     catalogue,
     sessions,
     api_keys,
+    libraries,
     provider_keys,
     webhooks,
     admin,

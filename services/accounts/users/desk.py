@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -35,6 +35,7 @@ class Wish:
     password: str | None = None
     provider: str | None = None
     subject: str | None = None
+    subscription_tier: str = "free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,15 @@ async def add_user(connection: Connection, wish: Wish) -> UUID:
     hashed, id_ = passwords.hash_password(wish.password) if wish.password is not None else None, uuid7()
     try:
         await connection.execute(
-            _SQL["make_user"], id_, wish.email, wish.full_name, roles, hashed, wish.provider, wish.subject
+            _SQL["make_user"],
+            id_,
+            wish.email,
+            wish.full_name,
+            roles,
+            hashed,
+            wish.provider,
+            wish.subject,
+            wish.subscription_tier,
         )
     except asyncpg.CheckViolationError as error:
         if error.constraint_name != "valid_email":
@@ -87,24 +96,74 @@ async def set_password(connection: Connection, user_id: UUID, email: str, passwo
 async def change_roles(
     connection: Connection, user_id: UUID, *, add: Collection[str] = (), remove: Collection[str] = ()
 ) -> list[str]:
-    """Add and take away roles; return those that the user has then. Tokens of an identity provider from before are stale. Raises `UserRefused`."""
+    """Add and take away roles; return those that the user has then. Tokens of an identity provider from before are stale.
+
+    Raises `UserRefused`, also where no administrator would be left, and `NotFound`.
+    """
     before = await connection.fetchval(_SQL["lock_roles"], user_id)
     if before is None:
         raise NotFound(f"there is no user {user_id}")
     if "user" in remove:
         raise UserRefused("everybody is a user: deactivate who shall not be one")
     roles = checked_roles({*before, *add} - set(checked_roles(remove)))
+    if "admin" not in roles:
+        await _leave_an_administrator(connection, user_id)
     if roles != checked_roles(before):
         await connection.execute(_SQL["set_roles"], user_id, roles)
     return roles
 
 
 async def set_active(connection: Connection, user_id: UUID, *, active: bool) -> bool:
-    """Let a user use the API, or not any more, with no session and no key; return whether that is a change."""
+    """Let a user use the API, or not any more, with no session and no key; return whether that is a change.
+
+    Raises `UserRefused` where no administrator would be left.
+    """
+    if not active:
+        await _leave_an_administrator(connection, user_id)
     changed = await connection.fetchval(_SQL["set_active"], user_id, active) is not None
     if not active:
         await connection.execute(_SQL["end_sessions"], user_id)
     return changed
+
+
+async def change_account(connection: Connection, user_id: UUID, changes: Mapping[str, Any]) -> None:
+    """Change what is given of email, full_name, email_verified and subscription_tier. Raises `UserRefused`, and `NotFound`."""
+    row = await connection.fetchrow(_SQL["lock_account"], user_id)
+    if row is None:
+        raise NotFound(f"there is no user {user_id}, or not any more")
+    wanted = {**row, **changes}
+    if wanted["email"].lower() != row["email"].lower():
+        taken = await connection.fetchrow(_SQL["user_taken"], wanted["email"], None, None)
+        if taken["email"]:
+            raise UserRefused(f"there is a user {wanted['email']} already")
+    try:
+        await connection.execute(_SQL["change_account"], user_id, *wanted.values())
+    except asyncpg.CheckViolationError as error:
+        if error.constraint_name != "valid_email":
+            raise
+        raise UserRefused(f"'{wanted['email']}' is not an e-mail address") from None
+
+
+async def anonymise(connection: Connection, user_id: UUID) -> None:
+    """Erase who a user was, for good: usage, ledger and invoices stay.
+
+    Raises `UserRefused` while a subscription has not ended and where no administrator would be left, and `NotFound`.
+    """
+    if await connection.fetchval(_SQL["lock_roles"], user_id) is None:
+        raise NotFound(f"there is no user {user_id}")
+    await _leave_an_administrator(connection, user_id)
+    try:
+        async with connection.transaction():
+            await connection.execute(_SQL["anonymise"], user_id)
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != "TS012":
+            raise
+        raise UserRefused(f"{error}: cancel them first") from error
+
+
+async def _leave_an_administrator(connection: Connection, user_id: UUID) -> None:
+    if await connection.fetchval(_SQL["is_last_administrator"], user_id):
+        raise UserRefused(f"{user_id} is the only active administrator: make another one first")
 
 
 async def link_user(connection: Connection, user_id: UUID, provider: str, subject: str) -> None:

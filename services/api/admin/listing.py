@@ -36,11 +36,15 @@ async def fetch_page(
     item: type[T],
     *,
     key: Sequence[str] = KEY,
+    beside: Sequence[Any] = (),
     sql: Queries = SQL,
 ) -> Listing[T]:
-    """Return one page of a query. Its parameters are the filters in their order, the sort key of the row before, limit and offset."""
+    """Return one page of a query. Its parameters are the filters in their order, the sort key of the row before, limit and offset.
+
+    `beside` are parameters after the filters that a cursor is not bound to: the present, for instance.
+    """
     bound = {"list": query, **filters}
     after = asked.after(bound) or [None] * len(key)
-    rows = await connection.fetch(sql[query], *filters.values(), *after, asked.limit + 1, asked.offset)
+    rows = await connection.fetch(sql[query], *filters.values(), *beside, *after, asked.limit + 1, asked.offset)
     shown, cursor = page(rows, asked, bound, lambda row: [row[name] for name in key])
     return Listing[item](items=[item.model_validate(dict(row)) for row in shown], next_cursor=cursor)  # type: ignore[valid-type]

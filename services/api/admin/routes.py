@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from services.api.admin import audit, jobs, libraries, models, people, plans, prices, repair, subscriptions, users
 from services.api.admin import credits as money
-from services.api.admin import subscriptions
 
 router = APIRouter()
-for part in (subscriptions, money):
+for part in (users, people, subscriptions, plans, models, prices, money, repair, jobs, audit, libraries):
     router.include_router(part.router)

@@ -9,11 +9,15 @@ from typing import Any
 from uuid import UUID
 
 from services.ingest.store import headers_of_json
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, NotFound
 from shared.postgres import Connection
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest.holding")
+
+
+class NeverHeld(NotFound, ConfigurationError):
+    """Events are named that were never held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,10 @@ async def list_waiting(connection: Connection, limit: int) -> list[Held]:
 
 
 async def find(connection: Connection, ids: Sequence[UUID]) -> list[Held]:
-    """Return these events. Raises `ConfigurationError` that names those that were never held."""
+    """Return these events. Raises `NeverHeld` that names those that are not there."""
     found = [_held(row) for row in await connection.fetch(_SQL["by_ids"], ids)]
     if missing := sorted(set(ids) - {event.id for event in found}, key=str):
-        raise ConfigurationError(f"never held: {', '.join(map(str, missing))}; see 'tallystick held list'")
+        raise NeverHeld(f"never held: {', '.join(map(str, missing))}; see 'tallystick held list'")
     return found
 
 

@@ -6,10 +6,20 @@ The worker only puts records in. What is done here needs the rights of an operat
 from services.ingest.quarantine.comparison import stored_version
 from services.ingest.quarantine.decisions import Replayed
 from services.ingest.quarantine.replay import Replay, without_consumer
-from services.ingest.quarantine.store import Choice, Quarantined, check_choice, count_open, discard, list_open, show
+from services.ingest.quarantine.store import (
+    Choice,
+    ChoiceRefused,
+    Quarantined,
+    check_choice,
+    count_open,
+    discard,
+    list_open,
+    show,
+)
 
 __all__ = [
     "Choice",
+    "ChoiceRefused",
     "Quarantined",
     "Replay",
     "Replayed",

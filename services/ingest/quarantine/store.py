@@ -10,11 +10,19 @@ from uuid import UUID
 
 from services.ingest.acceptance import Reason, Rejected
 from services.ingest.store import headers_of_json
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, NotFound
 from shared.postgres import Connection
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest.quarantine")
+
+
+class ChoiceRefused(ConfigurationError):
+    """A choice names a reason that there is not."""
+
+
+class NotInQuarantine(NotFound, ConfigurationError):
+    """A choice names records that were never refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +71,13 @@ class OpenReason:
 async def check_choice(connection: Connection, choice: Choice) -> tuple[int, list[Quarantined]]:
     """Return how many open records are chosen, and which of the named ones are resolved already.
 
-    Raises `ConfigurationError` for a reason that does not exist, and for ids that are not in quarantine.
+    Raises `ChoiceRefused` for a reason that does not exist, and `NotInQuarantine`.
     """
     if choice.reason is not None and choice.reason not in set(Reason):
-        raise ConfigurationError(f"there is no reason '{choice.reason}'; there are {', '.join(Reason)}")
+        raise ChoiceRefused(f"there is no reason '{choice.reason}'; there are {', '.join(Reason)}")
     found = [_quarantined(row) for row in await connection.fetch(_SQL["by_ids"], choice.ids or ())]
     if missing := sorted(set(choice.ids or ()) - {record.id for record in found}, key=str):
-        raise ConfigurationError(f"not in quarantine: {', '.join(map(str, missing))}; see 'tallystick quarantine list'")
+        raise NotInQuarantine(f"not in quarantine: {', '.join(map(str, missing))}; see 'tallystick quarantine list'")
     return await connection.fetchval(_SQL["count_chosen"], *_choice(choice)), [r for r in found if r.resolution]
 
 
@@ -84,10 +92,10 @@ async def list_open(connection: Connection, reason: str | None, limit: int) -> l
 
 
 async def show(connection: Connection, id_: UUID) -> Quarantined:
-    """Return one record, resolved or not. Raises `ConfigurationError` if it is not there."""
+    """Return one record, resolved or not. Raises `NotInQuarantine`."""
     rows = await connection.fetch(_SQL["by_ids"], [id_])
     if not rows:
-        raise ConfigurationError(f"not in quarantine: {id_}; see 'tallystick quarantine list'")
+        raise NotInQuarantine(f"not in quarantine: {id_}; see 'tallystick quarantine list'")
     return _quarantined(rows[0])
 
 
