@@ -48,4 +48,6 @@ INSERT INTO role_rights (role, object, privilege, columns) VALUES
      '{id,model_id,tool_name,feature_type,valid_from,valid_to,currency,input_price_per_1k,output_price_per_1k,cached_input_price_per_1k,
        price_per_request,unit,price_per_unit,bill_errors,revision}')
 ON CONFLICT DO NOTHING;
+-- Users choose theirs themselves.
+UPDATE role_rights SET columns = columns || '{time_zone}'::text[] WHERE (role, object, privilege) = ('tallystick_api', 'users', 'UPDATE');
 SELECT apply_role_rights();

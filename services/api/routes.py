@@ -25,6 +25,7 @@ from services.api.subscriptions.routes import router as subscriptions
 from services.api.traces.routes import router as traces
 from services.api.usage.routes import router as usage
 from services.api.usage.streaming import router as streaming
+from services.api.usage.time_zone import router as time_zone
 from services.api.webhooks import router as webhooks
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -35,6 +36,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     reservations,
     usage,
     streaming,
+    time_zone,
     subscriptions,
     credits_reading,
     credits_writing,

@@ -24,7 +24,7 @@ from shared.sql import Queries
 
 log = structlog.get_logger("api.live")
 
-_SQL: Final = Queries.load("services.api.usage", "live.sql")
+_SQL: Final = Queries.load("services.api.usage", "own.sql")
 
 LOOK_SECONDS: Final = 1.0
 """How often Postgres is asked, while anybody watches."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import asyncpg
 import httpx
 import pytest
 
@@ -141,12 +142,21 @@ async def test_a_users_own_time_zone_is_used_where_none_is_named(
     client: httpx.AsyncClient, facts: Facts, database_pool: Pool
 ) -> None:
     ada = await facts.customer()
-    await database_pool.execute("UPDATE users SET time_zone = 'Asia/Tokyo' WHERE id = $1", ada.user_id)
+    chosen = await client.put("/api/v1/me/time-zone", json={"time_zone": "Asia/Tokyo"}, headers=ada.headers)
+    assert (chosen.status_code, chosen.json()) == (200, {"time_zone": "Asia/Tokyo"})
+    assert (await client.get("/api/v1/me/time-zone", headers=ada.headers)).json() == chosen.json()
     await use(database_pool, ada.subscription_id, event(datetime(2026, 11, 2, 20, tzinfo=UTC)))
     [point] = (await ask(client, ada))["points"]
     assert (point["bucket"], point["start"]) == ("2026-11-03", "2026-11-02T15:00:00Z")
     [point] = (await ask(client, ada, time_zone="UTC"))["points"]
     assert point["bucket"] == "2026-11-02"
+    refused = await client.put("/api/v1/me/time-zone", json={"time_zone": "Mars/Olympus"}, headers=ada.headers)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "body.time_zone")
+    assert (await client.put("/api/v1/me/time-zone", json={"time_zone": None}, headers=ada.headers)).json() == {
+        "time_zone": "UTC"
+    }
+    with pytest.raises(asyncpg.PostgresError, match="there is no time zone"):
+        await database_pool.execute("UPDATE users SET time_zone = 'Mars/Olympus' WHERE id = $1", ada.user_id)
 
 
 async def test_everybody_sees_their_own(client: httpx.AsyncClient, facts: Facts, database_pool: Pool) -> None:

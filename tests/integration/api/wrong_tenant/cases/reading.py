@@ -45,6 +45,8 @@ CASES = {
     "GET /api/v1/usage": of_its_subscription(),
     "GET /api/v1/analytics/usage": of_its_subscription(),
     "GET /api/v1/usage/events": of_its_subscription(),
+    "GET /api/v1/me/time-zone": own(),
+    "PUT /api/v1/me/time-zone": own(json=lambda _stage: {"time_zone": "Asia/Tokyo"}),
     "GET /api/v1/usage/stream": of_the_victim(),
     "GET /api/v1/subscriptions": of_the_victim(),
     "GET /api/v1/subscriptions/{subscription_id}": refused(subscription_id="subscription"),
