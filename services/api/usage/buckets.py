@@ -73,6 +73,8 @@ def buckets(step: Step, period: Period, zone: ZoneInfo) -> list[Bucket]:
 
 def cover(edges: Sequence[datetime]) -> list[Piece]:
     """Return which summaries make up the buckets between `edges` (on UTC hours, ascending): months and days where they fit whole."""
+    if edges[-1] - edges[0] == (len(edges) - 1) * HOUR:  # buckets of an hour: nothing larger fits
+        return [Piece("hour", edges[0], edges[-1])]
     pieces: list[Piece] = []
     for start, end in pairwise(edges):
         for piece in _cover(start, end):
