@@ -57,7 +57,8 @@ FACTS = (
        SELECT md5('s' || c)::uuid, 'hour', '2026-10-01Z'::timestamptz + h * interval '1 hour', 'model-' || m, n, n / 50, n * 812, n * 164,
               n * 700, n, ARRAY[0, n / 8, n / 4, n / 4, n / 8, n / 8, n - n / 8 - n / 4 - n / 4 - n / 8 - n / 8, 0, 0, 0, 0, 0]
        FROM generate_series(1, {customers}) c, generate_series(0, {hours} - 1) h, generate_series(1, {models}) m,
-            LATERAL (SELECT {each} + (h + m + c) % 3 - 1 AS n) used""",
+            LATERAL (SELECT {each} + (h + m + c) % 3 - 1 AS n) used
+       ORDER BY h, c, m  -- as they come: the hours of one customer do not lie side by side""",
     """INSERT INTO usage_summaries (subscription_id, period_type, period_start, model_id, request_count, error_count, request_tokens, response_tokens,
                                     latency_sum_ms, latency_count, latency_histogram)
        SELECT subscription_id, kind, date_trunc(kind, period_start, 'UTC'), model_id, sum(request_count), sum(error_count), sum(request_tokens),
