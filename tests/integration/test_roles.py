@@ -22,7 +22,7 @@ from shared.ids import uuid7
 from shared.postgres import Connection, Pool, connect, create_pool, role_to_take
 from shared.sql import Queries
 from shared.worker import PipelineSettings, role_of
-from tests.integration.roles import AGGREGATOR, BILLING, INGEST, OPERATOR, READONLY, TENANT, with_role
+from tests.integration.roles import AGGREGATOR, API, BILLING, INGEST, OPERATOR, READONLY, TENANT, with_role
 from tests.integration.schema_facts import NOON, log_usage, make_invoice, make_subscription, make_user, refused
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,15 @@ READ = (
     ("invoices", "queries.sql"),
 )
 """What the API reads as a tenant, or as the reading role."""
+OF_THE_API = (
+    ("services.accounts.api_keys", "queries.sql"),
+    ("services.accounts.sessions", "queries.sql"),
+    ("services.api.auth", "queries.sql"),
+    ("services.api.entitlements", "queries.sql"),
+    ("services.api.reservations", "queries.sql"),
+    ("services.api.usage", "own.sql"),
+)
+"""What the API does with the rights of its own role."""
 ADMINISTRATION = ("sign_up_user", "sign_up_subscription", "subscribers")
 """What the demo does as one."""
 OF_THE_WORKER = {"services.ingest.partitions": ("ensure",)}
@@ -85,6 +94,8 @@ def queries_of(role: str) -> Iterator[tuple[str, str]]:
         sets += read_over_http("")
     elif role == TENANT:
         sets = read_over_http("tenant_")
+    elif role == API:
+        sets = [(f"{package} {file}", Queries.load(package, file)) for package, file in OF_THE_API]
     else:
         files = sorted((ROOT / "services" / service).rglob("*.sql"))
         packages = [".".join(file.parent.relative_to(ROOT).parts) for file in files]
@@ -148,7 +159,7 @@ async def plan(connection: Connection, sql: str) -> None:
 # What a role may do
 
 
-@pytest.mark.parametrize("role", (*ROLES, TENANT))
+@pytest.mark.parametrize("role", (*ROLES, TENANT, API))
 async def test_a_role_may_do_all_that_its_queries_do(connection: Connection, role: str) -> None:
     problems, tried = [], 0
     await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
