@@ -99,7 +99,7 @@ async def measure(url: str, events: int, customers: int, questions: int) -> bool
         application.router.lifespan_context(application),
         httpx.AsyncClient(transport=transport, base_url="http://api") as client,
     ):
-        whole = await _ask(client, keys[0], QUESTIONS["a month by day in UTC"])
+        whole = (await _ask(client, keys[0], QUESTIONS["a month by day in UTC"])).json()
         assert sum(point["request_count"] for point in whole["points"]) == expected
         verdicts = [await _time(client, keys, name, asked, questions) for name, asked in QUESTIONS.items()]
     await pool.close()
@@ -126,10 +126,10 @@ async def _time(client: httpx.AsyncClient, keys: list[str], name: str, asked: di
     return holds
 
 
-async def _ask(client: httpx.AsyncClient, key: str, asked: dict[str, str]) -> Any:
+async def _ask(client: httpx.AsyncClient, key: str, asked: dict[str, str]) -> httpx.Response:
     answer = await client.get("/api/v1/usage", params=asked, headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    return answer
 
 
 async def _key(owner: Connection, customer: int) -> str:

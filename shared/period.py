@@ -10,6 +10,8 @@ HOUR = timedelta(hours=1)
 
 def utc(at: datetime) -> datetime:
     """Return the same instant in UTC. Raises `ValueError` for a naive time: a time without a zone is not an instant."""
+    if at.tzinfo is UTC:
+        return at
     if at.tzinfo is None:
         raise ValueError(f"{at.isoformat()} has no time zone; give it one, for example a trailing Z")
     return at.astimezone(UTC)

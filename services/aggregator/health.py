@@ -119,9 +119,16 @@ def percentile(histogram: Sequence[int], percent: int) -> int | None:
 
     None for an empty histogram.
     """
-    total, below = sum(histogram), 0
+    return percentiles(histogram, (percent,))[0]
+
+
+def percentiles(histogram: Sequence[int], percents: Sequence[int]) -> list[int | None]:
+    """Return several percentiles, given in ascending order: see `percentile`. None where more was taken back than there is."""
+    total, below, found = sum(histogram), 0, list[int | None]()
+    if total <= 0:
+        return [None] * len(percents)
     for bound, count in zip((*LATENCY_BUCKETS_MS, LATENCY_BUCKETS_MS[-1]), histogram, strict=True):
         below += count
-        if total and below * 100 >= total * percent:
-            return bound
-    return None
+        while len(found) < len(percents) and below * 100 >= total * percents[len(found)]:
+            found.append(bound)
+    return found

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.health import DOWN_AFTER_FAILURES, Observation, judge_providers, percentile
+from services.aggregator.health import DOWN_AFTER_FAILURES, Observation, judge_providers, percentile, percentiles
 from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS
 from tests.unit.aggregator.facts import NOON
 
@@ -87,3 +87,10 @@ def test_a_percentile_is_bounded_by_its_bucket(latencies: list[int], percent: in
     assert bound is not None
     assert bound >= min(exact, LATENCY_BUCKETS_MS[-1])
     assert all(lower >= bound or lower < exact for lower in (0, *LATENCY_BUCKETS_MS)) or exact == 0
+
+
+@given(st.lists(st.integers(-3, 20), min_size=12, max_size=12))
+def test_percentiles_at_once_are_those_one_by_one(histogram: list[int]) -> None:
+    together = percentiles(histogram, (50, 95, 99))
+    assert together == [percentile(histogram, percent) for percent in (50, 95, 99)]
+    assert (None in together) == (sum(histogram) <= 0)
