@@ -45,7 +45,7 @@ def add(
     password = None if no_password or subject else _password(from_stdin=password_stdin)
     wish = Wish(email.strip(), name, role, password, provider, subject)
     id_ = _in_transaction(lambda c: add_user(c, wish), by, why)
-    typer.echo(f"user {email} is {id_}, with the roles {', '.join(['user', *role])}")
+    typer.echo(f"user {email} is {id_}, with the roles {', '.join(dict.fromkeys(['user', *role]))}")
 
 
 @app.command()

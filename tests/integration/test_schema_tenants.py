@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -133,3 +134,35 @@ async def test_a_tenant_cannot_write(connection: Connection, tenants: dict[str, 
 
 async def test_the_owner_is_not_hindered(connection: Connection, tenants: dict[str, UUID]) -> None:
     assert await connection.fetchval("SELECT count(*) FROM users") >= 3
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("SELECT FROM invoices ORDER BY created_at DESC LIMIT 5", r"idx_invoices_user_id.*Index Cond: \(user_id = "),
+        (
+            f"SELECT FROM usage_summaries WHERE period_type = 'day' AND period_start >= '{NOON}' AND model_id = 'x'",
+            r"Index Cond: \(\(subscription_id = ANY .*period_type = .*period_start >= .*model_id = ",
+        ),
+        (
+            f"SELECT FROM tenant_usage_logs WHERE created_at >= '{NOON}' AND created_at < '2026-10-20Z'",
+            r"Index Cond: \(\(subscription_id = ANY .*created_at >= .*created_at < ",
+        ),
+        (
+            f"SELECT FROM tenant_rated_usage WHERE hour >= '{NOON}'",
+            r"Index Cond: \(\(subscription_id = ANY .*hour >= ",
+        ),
+    ],
+    ids=["invoices", "summaries", "log", "rated usage"],
+)
+async def test_a_tenants_question_goes_through_the_index(
+    connection: Connection, tenants: dict[str, UUID], query: str, index: str
+) -> None:
+    """Also past the barrier of a view, which lets only comparisons through that cannot leak what they compare."""
+    await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    await connection.execute("SET LOCAL enable_seqscan = off")
+    await connection.execute("SET LOCAL enable_bitmapscan = off")
+    await connection.execute("SELECT set_config('app.current_user_id', $1, true)", str(tenants["ada"]))
+    await connection.execute("SET LOCAL ROLE tallystick_tenant")
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}"))
+    assert re.search(index, plan, re.DOTALL), plan

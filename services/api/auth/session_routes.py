@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field, SecretStr
 
 from services.accounts.passwords import MOST_CHARACTERS
-from services.accounts.sessions.desk import Place, TooManyAttempts
+from services.accounts.sessions.desk import LoginRefused, Place, TooManyAttempts
 from services.accounts.sessions.tokens import Pair
 from services.api import metrics
 from services.api.auth.asking import Asking
@@ -57,7 +57,7 @@ async def log_in(request: Request, body: Login) -> Tokens:
         metrics.LOGINS.labels("limited").inc()
         wait = {"Retry-After": str(ceil(error.wait.total_seconds()))}
         raise Problem(RATE_LIMITED, str(error), headers=wait) from error
-    except Exception:
+    except LoginRefused:
         metrics.LOGINS.labels("refused").inc()
         raise
     metrics.LOGINS.labels("done").inc()
