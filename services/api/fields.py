@@ -58,12 +58,12 @@ Amount = Annotated[
 ]
 """Money or credits: a decimal string, exact."""
 
-
-def _in_utc(value: datetime) -> datetime:
-    if not 1970 <= value.year < 2200:
-        raise ValueError("a time is between the years 1970 and 2200")
-    return utc(value)
-
+Exact = Annotated[
+    Decimal,
+    PlainSerializer(lambda value: f"{value:f}", return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?$", "examples": ["12.50"]}),
+]
+"""An amount of ours in an answer: a decimal string with all the digits that it has."""
 
 Instant = Annotated[
     AwareDatetime,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from services.api.auth.asking import Asking
-from services.api.fields import Amount, Answer, Instant
+from services.api.fields import Answer, Exact, Instant
 from services.api.paging import Listing, Page, page
 from services.api.scope import Whose
 from services.api.state import state_of
@@ -34,8 +34,8 @@ class Alert(Answer):
     subscription_id: UUID | None
     type: str
     cause: str | None = Field(description="What it is about: the same is not told twice.")
-    threshold: Amount | None
-    current_value: Amount | None
+    threshold: Exact | None
+    current_value: Exact | None
     message: str
     is_read: bool
     read_at: Instant | None

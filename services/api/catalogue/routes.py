@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from services.api.auth.asking import Asking
-from services.api.fields import Amount, Answer, Instant, Word
+from services.api.fields import Answer, Exact, Instant, Word
 from services.api.paging import CursorPage, Listing, Page, page
 from services.api.state import state_of
 from shared.sql import Queries
@@ -31,8 +31,8 @@ class Model(Answer):
     description: str | None
     capabilities: list[str]
     context_length: int | None
-    input_price_per_1k: Amount | None
-    output_price_per_1k: Amount | None
+    input_price_per_1k: Exact | None
+    output_price_per_1k: Exact | None
     is_active: bool
 
 
@@ -46,12 +46,12 @@ class Price(Answer):
     currency: str
     valid_from: Instant
     valid_to: Instant | None = Field(description="End of validity, not included; null: open.")
-    input_price_per_1k: Amount
-    output_price_per_1k: Amount
-    cached_input_price_per_1k: Amount
-    price_per_request: Amount
+    input_price_per_1k: Exact
+    output_price_per_1k: Exact
+    cached_input_price_per_1k: Exact
+    price_per_request: Exact
     unit: str | None = Field(description="What price_per_unit is for: second or returned_token; null: nothing.")
-    price_per_unit: Amount
+    price_per_unit: Exact
     bill_errors: bool
     revision: int
 
@@ -62,7 +62,7 @@ class Plan(Answer):
     id: str
     name: str
     description: str | None
-    amount: Amount = Field(description="Flat fee of one interval, as it is now.")
+    amount: Exact = Field(description="Flat fee of one interval, as it is now.")
     currency: str
     interval: Literal["month", "year"]
     interval_count: int
@@ -78,9 +78,9 @@ class PowerLevel(Answer):
     description: str | None
     preferred_providers: list[str]
     fallback_strategy: str
-    cost_multiplier: Amount
+    cost_multiplier: Exact
     max_latency_ms: int | None
-    min_quality_score: Amount | None
+    min_quality_score: Exact | None
 
 
 class ProviderHealth(Answer):

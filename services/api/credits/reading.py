@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from services.api.auth.asking import Asking
-from services.api.fields import Amount, Answer, Instant
+from services.api.fields import Answer, Exact, Instant
 from services.api.paging import Listing, Page, page
 from services.api.problems import NOT_FOUND, Problem
 from services.api.scope import Owner
@@ -32,27 +32,27 @@ class Money(Answer):
     """An amount of a currency."""
 
     currency: str
-    amount: Amount
+    amount: Exact
 
 
 class Balance(Answer):
     """A prepaid account. All amounts but `invoice_credit` are credits."""
 
     user_id: UUID
-    balance: Amount = Field(description="What can be used: without what has expired.")
-    owed: Amount = Field(description="Usage that the balance did not cover; the next credits pay it first.")
+    balance: Exact = Field(description="What can be used: without what has expired.")
+    owed: Exact = Field(description="Usage that the balance did not cover; the next credits pay it first.")
     tier: str
     power_level: str
-    monthly_allowance: Amount
-    credits_used_this_month: Amount = Field(description="In the present billing cycle.")
+    monthly_allowance: Exact
+    credits_used_this_month: Exact = Field(description="In the present billing cycle.")
     quota_usage_percentage: float | None = Field(
         description="Per cent of the allowance that is used; null without one."
     )
     billing_cycle_start: Instant | None
     billing_cycle_end: Instant | None
     auto_renew: bool
-    low_balance_threshold: Amount | None
-    auto_topup_threshold: Amount | None
+    low_balance_threshold: Exact | None
+    auto_topup_threshold: Exact | None
     auto_topup_package_id: UUID | None
     next_expiry: Instant | None = Field(description="When the next credits expire.")
     invoice_credit: list[Money] = Field(description="Money that invoices will be paid with first.")
@@ -66,11 +66,11 @@ class Transaction(Answer):
     user_id: UUID
     sequence: int = Field(description="Number of the entry in the user's ledger.")
     transaction_type: TransactionType
-    amount: Amount
-    balance_before: Amount
-    balance_after: Amount
-    owed_change: Amount
-    owed_after: Amount
+    amount: Exact
+    balance_before: Exact
+    balance_after: Exact
+    owed_change: Exact
+    owed_after: Exact
     description: str | None
     provider: str | None
     model: str | None
@@ -95,10 +95,10 @@ class Grant(Answer):
     sequence: int
     kind: str
     name: str | None
-    amount: Amount
-    remaining: Amount
-    used: Amount
-    withdrawn: Amount = Field(description="What expired, was refunded or adjusted away.")
+    amount: Exact
+    remaining: Exact
+    used: Exact
+    withdrawn: Exact = Field(description="What expired, was refunded or adjusted away.")
     priority: int = Field(description="The lower is used first; then what expires first; then the oldest.")
     expires_at: Instant | None
     package_id: UUID | None
@@ -112,10 +112,10 @@ class Package(Answer):
     id: UUID
     name: str
     description: str | None
-    credits: Amount
-    price: Amount
+    credits: Exact
+    price: Exact
     currency: str
-    discount_percentage: Amount
+    discount_percentage: Exact
     min_tier: str | None = Field(description="The lowest tier that may buy it; null: everybody.")
     is_featured: bool
     badge_text: str | None

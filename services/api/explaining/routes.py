@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field
 
 from services.api.auth.asking import Asking
-from services.api.fields import Amount, Answer, Instant
+from services.api.fields import Answer, Exact, Instant
 from services.api.paging import CursorPage, Listing, page
 from services.api.problems import NOT_FOUND, Problem, invalid
 from services.api.state import state_of
@@ -69,8 +69,8 @@ class Explanation(Answer):
     problems: list[str] = Field(description="What does not agree; empty where it holds.")
     title: str | None
     currency: str | None
-    stated: Amount | None = Field(description="The exact amount that was billed.")
-    recomputed: Amount | None = Field(description="What comes out when it is computed anew.")
+    stated: Exact | None = Field(description="The exact amount that was billed.")
+    recomputed: Exact | None = Field(description="What comes out when it is computed anew.")
     event_count: int | None
     formula: str | None
     details: dict[str, Any] = Field(

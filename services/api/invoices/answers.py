@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from services.api.fields import Amount, Answer, Instant
+from services.api.fields import Answer, Exact, Instant
 
 Status = Literal["draft", "sent", "partially_paid", "paid", "overdue", "cancelled"]
 
@@ -32,12 +32,12 @@ class InvoiceRow(Answer):
     issue_date: Instant | None
     due_date: Instant | None
     paid_date: Instant | None
-    subtotal: Amount
-    tax: Amount
-    total: Amount
-    amount_paid: Amount
-    amount_credited: Amount
-    amount_due: Amount
+    subtotal: Exact
+    tax: Exact
+    total: Exact
+    amount_paid: Exact
+    amount_credited: Exact
+    amount_due: Exact
     disputed_at: Instant | None
     created_at: Instant
 
@@ -53,9 +53,9 @@ class CreditNoteRow(Answer):
     invoice_id: UUID
     invoice_number: str
     currency: str
-    subtotal: Amount
-    tax: Amount
-    total: Amount
+    subtotal: Exact
+    tax: Exact
+    total: Exact
     issued_at: Instant
 
 
@@ -88,9 +88,9 @@ class TaxAmount(FromDocument):
     """Tax of one category (EN 16931) and rate; `reason`: why there is none."""
 
     category: str
-    rate: Amount
-    taxable: Amount
-    tax: Amount
+    rate: Exact
+    taxable: Exact
+    tax: Exact
     reason: str | None
 
 
@@ -101,13 +101,13 @@ class Line(FromDocument):
     position: int
     kind: str
     description: str
-    quantity: Amount
+    quantity: Exact
     unit: str
-    unit_price: Amount | None
-    exact_amount: Amount
-    amount: Amount
+    unit_price: Exact | None
+    exact_amount: Exact
+    amount: Exact
     tax_category: str
-    tax_rate: Amount
+    tax_rate: Exact
     subscription_id: UUID | None
     period_start: Instant | None
     period_end: Instant | None
@@ -133,10 +133,10 @@ class Document(FromDocument):
     buyer: Party
     lines: list[Line]
     taxes: list[TaxAmount]
-    exact_subtotal: Amount
-    subtotal: Amount
-    tax: Amount
-    total: Amount
+    exact_subtotal: Exact
+    subtotal: Exact
+    tax: Exact
+    total: Exact
 
 
 class Invoice(Document):
@@ -150,9 +150,9 @@ class Invoice(Document):
     due_date: Instant | None
     paid_date: Instant | None
     payment_terms_days: int | None
-    amount_paid: Amount
-    amount_credited: Amount
-    amount_due: Amount
+    amount_paid: Exact
+    amount_credited: Exact
+    amount_due: Exact
     disputed_at: Instant | None
     dispute_reason: str | None
     cancelled_at: Instant | None
@@ -175,11 +175,11 @@ class CurrentCost(Answer):
     """What the running period would be invoiced at now, in one currency, and what it is likely to come to."""
 
     currency: str
-    subtotal: Amount
-    tax: Amount
-    total: Amount
-    credit_notes: Amount = Field(description="What would be given back by credit notes at the same time, with tax.")
-    forecast: Amount | None = Field(description="Of the whole period, net of tax; null when it is too early to say.")
+    subtotal: Exact
+    tax: Exact
+    total: Exact
+    credit_notes: Exact = Field(description="What would be given back by credit notes at the same time, with tax.")
+    forecast: Exact | None = Field(description="Of the whole period, net of tax; null when it is too early to say.")
     method: str = Field(description="How the forecast is made.")
     lines: list[Line]
 

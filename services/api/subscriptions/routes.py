@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from services.api.auth.asking import Asking
-from services.api.fields import Amount, Answer, Instant
+from services.api.fields import Answer, Exact, Instant
 from services.api.paging import Listing, Page, page
 from services.api.problems import NOT_FOUND, Problem
 from services.api.scope import Owner, Whose
@@ -44,7 +44,7 @@ class Subscription(Answer):
     status: Status
     suspended_reasons: list[str] = Field(description="Why it is suspended; empty where it is not.")
     billing_mode: Literal["prepaid", "postpaid"]
-    amount: Amount = Field(description="A fee of its own in place of the plan's; 0: the plan's.")
+    amount: Exact = Field(description="A fee of its own in place of the plan's; 0: the plan's.")
     currency: str
     interval: Literal["month", "year"]
     interval_count: int

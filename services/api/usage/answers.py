@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import Field
 
 from services.aggregator.health import percentiles
-from services.api.fields import Amount, Answer, Instant
+from services.api.fields import Answer, Exact, Instant
 from services.api.usage.buckets import Bucket
 
 Latency = float | None
@@ -62,7 +62,7 @@ class UsageGroup(Answer):
     completion_tokens: int
     cached_tokens: int
     total_tokens: int
-    total_cost: Amount | None = Field(description="Exact, unrounded; null where nothing has a price.")
+    total_cost: Exact | None = Field(description="Exact, unrounded; null where nothing has a price.")
     avg_latency_ms: Latency = Field(description="Null where it is not known: grouped by feature or power level.")
     success_rate: float | None
 

@@ -83,9 +83,8 @@ async def read_usage_series(
         group_by=group_by,
         points=[point_of(row, found[row["bucket"]]) for row in rows],
     )
-    return Response(
-        series.model_dump_json(), media_type="application/json"
-    )  # a thousand points: not through dictionaries
+    # Written here, and not by way of dictionaries: there may be a thousand points.
+    return Response(series.model_dump_json(), media_type="application/json")
 
 
 @router.get("/analytics/usage")

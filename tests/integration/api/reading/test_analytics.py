@@ -141,6 +141,14 @@ async def test_currencies_are_not_mixed(
         assert {total["currency"]: total["request_count"] for total in answer["totals"]} == {"USD": 4, "EUR": 1}
 
 
+async def test_an_amount_has_all_its_digits(client: httpx.AsyncClient, ada: Customer, database_pool: Pool) -> None:
+    await rate(
+        database_pool, ada.user_id, ada.subscription_id, hour=HOUR, amount=Decimal("0.0000000000000000000012345")
+    )
+    [gpt] = [item for item in (await ask(client, ada))["items"] if item["group"] == "gpt-4o"]
+    assert gpt["total_cost"] == "0.0016000000000000000012345"
+
+
 async def test_others_see_nothing_of_it(client: httpx.AsyncClient, facts: Facts, ada: Customer) -> None:
     bob = await facts.customer()
     for by in ("model", "feature", "provider"):
