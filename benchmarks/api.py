@@ -26,6 +26,7 @@ from services.cli.supervisor import Supervisor, WorkerSpec
 from shared.ids import uuid7
 from shared.kafka import create_topics
 
+_CPU = "process_cpu_seconds_total "
 _BUCKET = re.compile(
     r'^tallystick_api_request_seconds_bucket\{le="(?P<le>[^"]+)",route="(?P<route>[^"]+)"\} (?P<count>\S+)$',
     re.MULTILINE,
@@ -77,9 +78,16 @@ class Api:
 
     def within(self, route: str) -> dict[float, int]:
         """Return how many requests of a route the server has answered within so many seconds, by its own clock."""
-        with urllib.request.urlopen(f"{self.probes}/metrics", timeout=10) as answer:  # noqa: S310 – http, to ourselves
-            text = answer.read().decode()
-        return {float(m["le"]): int(float(m["count"])) for m in _BUCKET.finditer(text) if m["route"] == route}
+        found = _BUCKET.finditer(self._metrics())
+        return {float(m["le"]): int(float(m["count"])) for m in found if m["route"] == route}
+
+    def cpu_seconds(self) -> float:
+        """Return how long the process has computed: what other work on the machine disturbs less than the clock."""
+        return float(next(line.split()[1] for line in self._metrics().splitlines() if line.startswith(_CPU)))
+
+    def _metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.probes}/metrics", timeout=30) as answer:  # noqa: S310 – http, to ourselves
+            return str(answer.read().decode())
 
 
 @asynccontextmanager

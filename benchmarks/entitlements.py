@@ -55,13 +55,14 @@ async def entitlements(api: Api, ids: Sequence[UUID], options: argparse.Namespac
 
     await rush(2)
     waited.clear()
-    before, began = api.within(READ), time.perf_counter()
+    before, cpu, began = api.within(READ), api.cpu_seconds(), time.perf_counter()
     await rush(options.seconds)
-    took = time.perf_counter() - began
+    took, cpu = time.perf_counter() - began, api.cpu_seconds() - cpu
     counts = {limit: count - before.get(limit, 0) for limit, count in api.within(READ).items()}
     total = max(counts.values())
     return {
         "per_second": round(total / took),
+        "cpu_microseconds_of_the_server": round(cpu / total * 1e6),
         "share_within_5_ms_at_the_server": round(counts[GOAL_SECONDS] / total, 4),
         "p99_at_the_server_is_at_most_ms": next(
             1e3 * limit for limit in sorted(counts) if counts[limit] >= 0.99 * total
@@ -87,10 +88,12 @@ async def reservations(api: Api, ids: Sequence[UUID], options: argparse.Namespac
             assert {result["status"] for result in answer.content["results"]} == {201}, answer
             waited.append(time.perf_counter() - began)
 
-    began = time.perf_counter()
+    cpu, began = api.cpu_seconds(), time.perf_counter()
     await asyncio.gather(*(gateway() for _ in range(options.gateways)))
+    took, cpu = time.perf_counter() - began, api.cpu_seconds() - cpu
     return {
-        "per_second": round(together * len(waited) / (time.perf_counter() - began)),
+        "per_second": round(together * len(waited) / took),
+        "cpu_microseconds_of_the_server_for_each": round(cpu / len(waited) / together * 1e6),
         "p50_ms_with_network": _ms(waited, 500),
         "p99_ms_with_network": _ms(waited, 990),
     }

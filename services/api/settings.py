@@ -56,10 +56,11 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
     )
 
     api_entitlement_seconds: float = Field(
-        1.0,
+        2.0,
         ge=0,
         le=10,
-        description="How old what Postgres said about a subscription may be when an entitlement is answered. A change of status is known at once.",
+        description="How old what Postgres said may be when an entitlement is answered; it is loaded ahead at half of that. A change of "
+        "status is known at once.",
     )
     api_inflated_bytes: int = Field(
         16 * 2**20,

@@ -63,15 +63,13 @@ class Fresh(Generic[K, V]):
         """
         known, now = self._kept.get(key), self._clock.now()
         if known is not None and now - known[0] < self._keep:
+            if now - known[0] >= self._keep / 2 and not self._rests(now):
+                self._want(key)  # what is asked for often is loaded ahead, and nobody waits for it
             return known[1]
         spare = spare or known is not None
-        if spare and self._away_until is not None and now < self._away_until:
+        if spare and self._rests(now):
             raise Away
-        answer = self._wanted.get(key)
-        if answer is None:
-            answer = self._wanted[key] = asyncio.get_running_loop().create_future()
-            if self._work is None:
-                self._work = asyncio.create_task(self._work_off())
+        answer = self._want(key)
         done, _ = await asyncio.wait({answer}, timeout=PATIENCE_SECONDS if spare else LONGEST_SECONDS)
         if not done:
             self._away_until = self._clock.now() + REST
@@ -94,6 +92,18 @@ class Fresh(Generic[K, V]):
         """Wait for the query that runs."""
         if self._work is not None:
             await self._work
+
+    def _rests(self, now: datetime) -> bool:
+        return self._away_until is not None and now < self._away_until
+
+    def _want(self, key: K) -> asyncio.Future[object]:
+        """Let a thing be loaded by the next query; return what is done then."""
+        answer = self._wanted.get(key)
+        if answer is None:
+            answer = self._wanted[key] = asyncio.get_running_loop().create_future()
+            if self._work is None:
+                self._work = asyncio.create_task(self._work_off())
+        return answer
 
     async def _work_off(self) -> None:
         try:

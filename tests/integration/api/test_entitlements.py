@@ -86,7 +86,7 @@ async def test_who_is_suspended_is_refused_a_moment_later(
     assert (await ask(client, ada, ada.subscription_id))["allowed"]
     await Aggregator(facts.pool).apply(recorded(delta(ada.subscription_id, requests=5)))
     assert (await ask(client, ada, ada.subscription_id))["allowed"], "from memory"
-    facts.clock.at += timedelta(seconds=1)
+    facts.clock.at += timedelta(seconds=2)
     found = await ask(client, ada, ada.subscription_id)
     assert (found["allowed"], found["status"], found["reasons"]) == (False, "suspended", ["quota_requests"])
 

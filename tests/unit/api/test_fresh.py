@@ -56,6 +56,16 @@ async def test_it_is_asked_again_when_it_is_older_or_has_changed(clock: FixedClo
     assert await kept.get("a") == 4
 
 
+async def test_what_is_asked_for_often_is_loaded_ahead(clock: FixedClock) -> None:
+    database = Database()
+    kept = await things(database, clock)
+    assert await kept.get("a") == 1
+    clock.at += timedelta(seconds=0.5)
+    assert [await kept.get("a"), await kept.get("a")] == [1, 1]
+    await kept.close()
+    assert (await kept.get("a"), len(database.queries)) == (2, 2)
+
+
 async def test_what_is_asked_for_meanwhile_is_one_query(clock: FixedClock) -> None:
     database = Database()
     kept = await things(database, clock)
