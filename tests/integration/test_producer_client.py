@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -331,3 +332,33 @@ def test_the_workers_settings_for_kafka_serve_producers_too(tmp_path: Path) -> N
         config_from_environment({"TALLYSTICK_KAFKA_PASSWORD_FILE": str(tmp_path / "none")})
     with pytest.raises(ProducerError, match="refused"):
         KafkaTransport("localhost:9", config={"no.such.property": "x"})
+
+
+# --- the how-to ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_page_shows_works(api: UsageApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.otherwise = lambda request: (
+        Said(200, ENTITLEMENT)
+        if "/entitlements/" in request.path
+        else Said(201, HOLD)
+        if "reservations" in request.path
+        else None
+    )
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "send-events.md").read_text()
+    record, ask = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    for name, value in {
+        "TALLYSTICK_URL": api.url,
+        "TALLYSTICK_API_KEY": KEY,
+        "SUBSCRIPTION": USED["subscription"],
+    }.items():
+        monkeypatch.setenv(name, value)
+    told = {"subscription": USED["subscription"], "call_the_model": lambda: "an answer"}
+
+    program = record.replace("/var/lib/my-gateway/spool", str(tmp_path)).replace(
+        "client.close()", ask + "client.flush()\nclient.close()"
+    )
+    exec(compile(program, "send-events.md", "exec"), told)  # noqa: S102 – the page's own code
+
+    assert ids(api) >= {"req-7f3c"}
+    assert [event["data"].get("reservation_id") for event in api.events.values()] == [None, "r-1"]
