@@ -111,6 +111,7 @@ async def test_what_the_log_has_already_is_resolved_as_a_duplicate(ingest: Inges
 async def test_an_id_that_was_stored_at_another_time_stays_a_conflict(ingest: Ingest) -> None:
     other_time = (NOW - timedelta(days=30)).isoformat()
     await ingest.apply_values(structured(id="same"), structured(id="same", time=other_time, data=TWO_KEYS))
+    await came_now(ingest.pool)
     replayed, _ = await replay(ingest)
     assert (replayed.inserted, replayed.refused_again) == (0, {"conflict": 1})
     assert [q["reason"] for q in await ingest.quarantined()] == ["conflict"]
