@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -89,13 +91,13 @@ def _result(answer: tuple[int, dict[str, Any]] | BaseException) -> dict[str, Any
     return {"status": status, "reservation": reservation, "problem": None}
 
 
-async def _credits(state: State, subscription: UUID, body: Reserve) -> Any:
+async def _credits(state: State, subscription: UUID, body: Reserve) -> Decimal:
     """Return the credits that are to be held: those that are given, or what the estimate costs."""
     if body.credits is not None or body.model is None:
-        return body.credits or 0
+        return body.credits or Decimal(0)
     standing = await state.entitlements.standing(subscription)
     if standing is None or standing.credits is None:
-        return 0
+        return Decimal(0)
     return await state.reservations.estimates.credits(body.model, standing.currency, body.requests, body.tokens)
 
 
@@ -124,7 +126,7 @@ def _refusal(answer: Answer, subscription: UUID) -> Problem:
     return Problem(LIMIT_EXCEEDED, _why(answer.reasons), more=more)
 
 
-def _why(reasons: Any) -> str:
+def _why(reasons: Sequence[str]) -> str:
     return f"nothing is reserved, because of {', '.join(reasons)}: ask for less, or wait"
 
 
