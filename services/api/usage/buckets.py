@@ -7,7 +7,7 @@ day begins with the first UTC hour that begins after its midnight. A day has 23 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -23,8 +23,6 @@ MOST_BUCKETS: Final = 1_000
 """Most buckets of one answer: 41 days by hour, 2 years by day."""
 DAY: Final = timedelta(days=1)
 
-_Edge = Callable[[datetime], datetime]
-
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -35,11 +33,16 @@ class Bucket:
 
 
 class Piece(NamedTuple):
-    """A run of summaries of one kind, `[start, end)`: no two pieces of a cover overlap."""
+    """A run of summaries of one kind, `[start, end)`, added or (sign -1) taken off.
+
+    `bucket` is the number of the bucket that it is for; None: of each summary, the one that it begins in.
+    """
 
     period_type: Step
     start: datetime
     end: datetime
+    sign: int = 1
+    bucket: int | None = None
 
 
 @lru_cache(maxsize=1_000)
@@ -72,18 +75,36 @@ def buckets(step: Step, period: Period, zone: ZoneInfo) -> list[Bucket]:
 
 
 def cover(edges: Sequence[datetime]) -> list[Piece]:
-    """Return which summaries make up the buckets between `edges` (on UTC hours, ascending): months and days where they fit whole."""
+    """Return which summaries make up the buckets between `edges` (on UTC hours, ascending).
+
+    Each is made of whole UTC days and months between the midnights next to its ends, and of the few hours that are lacking there or too
+    many: a day of a zone is a day of UTC and a few hours, rather than 24 of them.
+    """
     if edges[-1] - edges[0] == (len(edges) - 1) * HOUR:  # buckets of an hour: nothing larger fits
         return [Piece("hour", edges[0], edges[-1])]
-    pieces: list[Piece] = []
-    for start, end in pairwise(edges):
-        for piece in _cover(start, end):
-            last = pieces[-1] if pieces else None
-            if last and (last.period_type, last.end) == (piece.period_type, piece.start):
-                pieces[-1] = Piece(last.period_type, last.start, piece.end)
-            else:
-                pieces.append(piece)
-    return pieces
+    added: list[Piece] = []
+    taken_off: list[Piece] = []
+    for bucket, (start, end) in enumerate(pairwise(edges)):
+        first, last = _nearest_day(start), _nearest_day(end)
+        if first >= last or end - start <= DAY / 2:
+            first = last = end  # much shorter than a day: by the hour
+        _add(added, "hour", start, min(first, end))
+        for piece in _whole_days(first, last):
+            _add(added, *piece, bucket if first < start else None)  # its first day begins before it
+        _add(added, "hour", max(last, start), end)
+        taken_off += [Piece("hour", at, upto, -1, bucket) for at, upto in ((first, start), (end, last)) if at < upto]
+    return added + taken_off
+
+
+def _add(pieces: list[Piece], period_type: Step, start: datetime, end: datetime, bucket: int | None = None) -> None:
+    """Add a run to others, as a part of the last one where it goes on from that."""
+    last = pieces[-1] if pieces else None
+    if start >= end:
+        return
+    if last and (last.period_type, last.end, last.bucket) == (period_type, start, bucket):
+        pieces[-1] = last._replace(end=end)
+    else:
+        pieces.append(Piece(period_type, start, end, 1, bucket))
 
 
 def place_of(at: datetime, edges: Sequence[datetime]) -> int:
@@ -91,32 +112,20 @@ def place_of(at: datetime, edges: Sequence[datetime]) -> int:
     return bisect.bisect_right(edges, at) - 1
 
 
-def _cover(start: datetime, end: datetime) -> Iterator[Piece]:
-    """Hours up to a day, days up to a month, months, and the same way down."""
-    at = start
-    for period_type, unit_start, following in _WAY_UP:
-        begins = unit_start(at) if unit_start(at) == at else following(at)
-        if begins >= end:
-            break
-        if at < begins:
-            yield Piece(period_type, at, begins)
-            at = begins
-    for period_type, unit_start in _WAY_DOWN:
-        upto = unit_start(end)
-        if at < upto and unit_start(at) == at:
-            yield Piece(period_type, at, upto)
-            at = upto
+def _nearest_day(at: datetime) -> datetime:
+    return day_start(at + DAY / 2)
 
 
-def _next_day(at: datetime) -> datetime:
-    return day_start(at) + DAY
-
-
-_WAY_UP: Final[tuple[tuple[Step, _Edge, _Edge], ...]] = (
-    ("hour", day_start, _next_day),
-    ("day", month_start, next_month),
-)
-_WAY_DOWN: Final[tuple[tuple[Step, _Edge], ...]] = (("month", month_start), ("day", day_start), ("hour", hour_start))
+def _whole_days(start: datetime, end: datetime) -> Iterator[tuple[Step, datetime, datetime]]:
+    """Days up to a month, months, and days: of a range from midnight to midnight, UTC."""
+    month = month_start(start) if month_start(start) == start else next_month(start)
+    last_month = month_start(end)
+    if month >= last_month:
+        yield "day", start, end
+        return
+    yield "day", start, month
+    yield "month", month, last_month
+    yield "day", last_month, end
 
 
 def _edges(step: Step, period: Period, zone: ZoneInfo) -> Iterable[tuple[str, datetime]]:

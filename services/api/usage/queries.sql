@@ -10,17 +10,19 @@ SELECT id FROM subscriptions WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::u
 SELECT time_zone FROM users WHERE id = $1;
 
 -- name: series
--- Usage by bucket and by model or subscription ($6; NULL: by bucket alone). $2 to $4 say which summaries: runs of a kind, of times; $5 are the
--- beginnings of the buckets. Each run is asked for by itself, so that it is read through the key.
-SELECT u.bucket, u.name, sum(u.requests)::bigint AS request_count, sum(u.errors)::bigint AS error_count,
-       sum(u.request_tokens)::bigint AS request_tokens, sum(u.response_tokens)::bigint AS response_tokens,
-       sum(u.cached_tokens)::bigint AS cached_tokens, sum(u.latency_sum_ms)::bigint AS latency_sum_ms,
-       sum(u.latency_count)::bigint AS latency_count,
-       ARRAY[sum(h1), sum(h2), sum(h3), sum(h4), sum(h5), sum(h6), sum(h7), sum(h8), sum(h9), sum(h10), sum(h11), sum(h12)]::bigint[] AS histogram
-FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) AS run (period_type, starts, ends)
+-- Usage by bucket and by model or subscription ($8; NULL: by bucket alone). $2 to $6 say which summaries: runs of a kind, of
+-- times, added or taken off, for which bucket (NULL: that of the summary's own time); $7 are the beginnings of the buckets. Each run is asked
+-- for by itself, so that it is read through the key.
+SELECT u.bucket, u.name, sum(sign * u.requests)::bigint AS request_count, sum(sign * u.errors)::bigint AS error_count,
+       sum(sign * u.request_tokens)::bigint AS request_tokens, sum(sign * u.response_tokens)::bigint AS response_tokens,
+       sum(sign * u.cached_tokens)::bigint AS cached_tokens, sum(sign * u.latency_sum_ms)::bigint AS latency_sum_ms,
+       sum(sign * u.latency_count)::bigint AS latency_count,
+       ARRAY[sum(sign * h1), sum(sign * h2), sum(sign * h3), sum(sign * h4), sum(sign * h5), sum(sign * h6), sum(sign * h7), sum(sign * h8),
+             sum(sign * h9), sum(sign * h10), sum(sign * h11), sum(sign * h12)]::bigint[] AS histogram
+FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $6::integer[]) AS run (period_type, starts, ends, sign, bucket)
 CROSS JOIN LATERAL (
-    SELECT width_bucket(s.period_start, $5::timestamptz[]) - 1 AS bucket,
-           CASE $6::text WHEN 'model' THEN CASE WHEN s.model_id <> '' THEN s.model_id ELSE 'tool:' || s.tool_name END
+    SELECT coalesce(run.bucket, width_bucket(s.period_start, $7::timestamptz[]) - 1) AS bucket,
+           CASE $8::text WHEN 'model' THEN CASE WHEN s.model_id <> '' THEN s.model_id ELSE 'tool:' || s.tool_name END
                          WHEN 'subscription' THEN s.subscription_id::text END AS name,
            sum(s.request_count) AS requests, sum(s.error_count) AS errors, sum(s.request_tokens) AS request_tokens,
            sum(s.response_tokens) AS response_tokens, sum(s.cached_tokens) AS cached_tokens, sum(s.latency_sum_ms) AS latency_sum_ms,
@@ -35,6 +37,7 @@ CROSS JOIN LATERAL (
     GROUP BY 1, 2
 ) u
 GROUP BY u.bucket, u.name
+HAVING sum(sign * u.requests) <> 0 OR sum(sign * (u.request_tokens + u.response_tokens)) <> 0
 ORDER BY u.bucket, u.name;
 
 -- name: series_of_log
@@ -62,13 +65,14 @@ ORDER BY 1, 2;
 SELECT month FROM archived_months WHERE month >= date_trunc('month', $1::timestamptz, 'UTC') AND month < $2::timestamptz ORDER BY month;
 
 -- name: analytics_by_model
--- Usage of [$2, $3) by model or tool and by currency, with what it was rated at. $4 to $6 are the runs of summaries that make it up.
+-- Usage of [$2, $3) by model or tool and by currency, with what it was rated at. $4 to $7 are the runs of
+-- summaries that make it up, added or taken off.
 WITH used AS (
     SELECT CASE WHEN u.model_id <> '' THEN u.model_id ELSE 'tool:' || u.tool_name END AS name, s.currency,
-           sum(u.requests) AS requests, sum(u.errors) AS errors, sum(u.request_tokens) AS request_tokens,
-           sum(u.response_tokens) AS response_tokens, sum(u.cached_tokens) AS cached_tokens,
-           sum(u.latency_sum_ms) AS latency_sum_ms, sum(u.latency_count) AS latency_count
-    FROM unnest($4::text[], $5::timestamptz[], $6::timestamptz[]) AS run (period_type, starts, ends)
+           sum(sign * u.requests) AS requests, sum(sign * u.errors) AS errors, sum(sign * u.request_tokens) AS request_tokens,
+           sum(sign * u.response_tokens) AS response_tokens, sum(sign * u.cached_tokens) AS cached_tokens,
+           sum(sign * u.latency_sum_ms) AS latency_sum_ms, sum(sign * u.latency_count) AS latency_count
+    FROM unnest($4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[]) AS run (period_type, starts, ends, sign)
     CROSS JOIN LATERAL (
         SELECT m.subscription_id, m.model_id, m.tool_name, sum(m.request_count) AS requests, sum(m.error_count) AS errors,
                sum(m.request_tokens) AS request_tokens, sum(m.response_tokens) AS response_tokens, sum(m.cached_tokens) AS cached_tokens,
@@ -80,6 +84,7 @@ WITH used AS (
     ) u
     JOIN subscriptions s ON s.id = u.subscription_id
     GROUP BY 1, 2
+    HAVING sum(sign * u.requests) <> 0 OR sum(sign * (u.request_tokens + u.response_tokens)) <> 0
 ), rated AS (
     SELECT CASE WHEN r.model_id <> '' THEN r.model_id ELSE 'tool:' || r.tool_name END AS name, s.currency, sum(r.amount) AS amount,
            sum(r.requests) FILTER (WHERE r.byok) AS byok, sum(r.requests) FILTER (WHERE r.amount IS NULL) AS unrated

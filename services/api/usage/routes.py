@@ -111,7 +111,7 @@ async def read_analytics(
         begin = datetime.combine(today - timedelta(days=days - 1), time(), zone)
         period = whole_hours(begin, state.clock.now() + timedelta(microseconds=1))
         if group_by == "model":
-            runs = map(list, zip(*cover([period.start, period.end]), strict=True))
+            *runs, _ = map(list, zip(*cover([period.start, period.end]), strict=True))
             rows = await usage.fetch("analytics_by_model", period.start, period.end, *runs)
         elif group_by in ("feature", "power_level"):
             rows = await usage.fetch("analytics_by_rating", period.start, period.end, group_by)

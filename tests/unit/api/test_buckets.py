@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -10,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.usage.buckets import Bucket, Step, buckets, count_of, cover, place_of, whole_hours, zone_named
-from shared.period import HOUR, Period
+from services.api.usage.buckets import Bucket, Piece, Step, buckets, count_of, cover, place_of, whole_hours, zone_named
+from shared.period import HOUR, Period, day_start, hour_start, month_start, next_month
 
 ZONES = (
     "UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo",
@@ -56,29 +58,47 @@ def test_an_hour_is_in_the_bucket_of_the_local_day_on_which_it_begins(asked: tup
 
 
 @given(ranges(), st.sampled_from(ZONES))
-def test_the_cover_has_every_hour_of_the_range_once(asked: tuple[Step, Period], zone: str) -> None:
+def test_the_summaries_of_a_cover_sum_to_each_hour_once_in_its_bucket(asked: tuple[Step, Period], zone: str) -> None:
     step, period = asked
-    found = buckets(step, period, ZoneInfo(zone))
-    at, begins = period.start, edges(found)
+    begins = edges(buckets(step, period, ZoneInfo(zone)))
+    net: Counter[tuple[int, datetime]] = Counter()
     for piece in cover(begins):
-        assert piece.start == at
-        assert Period(piece.start, piece.end)
-        if piece.period_type != "hour":
-            assert (piece.start.hour, piece.end.hour) == (0, 0)
-        if piece.period_type == "month":
-            assert (piece.start.day, piece.end.day) == (1, 1)
-        at = piece.end
-    assert at == period.end
-    # No summary that it takes whole lies in two buckets.
-    whole = [piece for piece in cover(begins) if piece.period_type != "hour"]
-    for piece in whole:
-        unit = piece.start
-        while unit < piece.end:
-            following = (
-                unit + timedelta(days=1) if piece.period_type == "day" else (unit + timedelta(days=32)).replace(day=1)
-            )
-            assert place_of(unit, begins[:-1]) == place_of(following - HOUR, begins[:-1])
-            unit = following
+        for summary in summaries(piece):
+            bucket = place_of(summary.start, begins[:-1]) if piece.bucket is None else piece.bucket
+            for hour in hours(summary):
+                net[bucket, hour] += piece.sign
+    whole = {(place_of(hour, begins[:-1]), hour) for hour in hours(period)}
+    assert {place for place, times in net.items() if times} == whole
+    assert all(net[place] == 1 for place in whole)
+
+
+@given(st.integers(0, 4_000), st.sampled_from(ZONES))
+def test_a_month_by_day_is_made_of_few_summaries(day: int, zone: str) -> None:
+    start = datetime(2015, 1, 1, tzinfo=UTC) + timedelta(days=day)
+    begins = edges(buckets("day", Period(start, start + timedelta(days=30)), ZoneInfo(zone)))
+    assert sum(1 for piece in cover(begins) for _ in summaries(piece)) <= 32 + 2 * 12 * 32
+
+
+def summaries(piece: Piece) -> Iterator[Period]:
+    """The summaries of a piece, which must begin and end on their edges."""
+    at = piece.start
+    assert {"hour": hour_start, "day": day_start, "month": month_start}[piece.period_type](at) == at
+    while at < piece.end:
+        following = (
+            next_month(at)
+            if piece.period_type == "month"
+            else at + {"hour": HOUR, "day": timedelta(days=1)}[piece.period_type]
+        )
+        yield Period(at, following)
+        at = following
+    assert at == piece.end
+
+
+def hours(period: Period) -> Iterator[datetime]:
+    at = period.start
+    while at < period.end:
+        yield at
+        at += HOUR
 
 
 @given(HOURS, st.lists(st.integers(1, 5_000), min_size=1, max_size=6), st.sampled_from(ZONES), st.sampled_from(STEPS))
