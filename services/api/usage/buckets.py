@@ -6,7 +6,6 @@ day begins with the first UTC hour that begins after its midnight. A day has 23 
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -105,11 +104,6 @@ def _add(pieces: list[Piece], period_type: Step, start: datetime, end: datetime,
         pieces[-1] = last._replace(end=end)
     else:
         pieces.append(Piece(period_type, start, end, 1, bucket))
-
-
-def place_of(at: datetime, edges: Sequence[datetime]) -> int:
-    """Return the number, from 0, of the bucket that holds a time: what width_bucket() - 1 is in the database."""
-    return bisect.bisect_right(edges, at) - 1
 
 
 def _nearest_day(at: datetime) -> datetime:

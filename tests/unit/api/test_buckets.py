@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.usage.buckets import Bucket, Piece, Step, buckets, count_of, cover, place_of, whole_hours, zone_named
+from services.api.usage.buckets import Bucket, Piece, Step, buckets, count_of, cover, whole_hours, zone_named
 from shared.period import HOUR, Period, day_start, hour_start, month_start, next_month
 
 ZONES = (
@@ -77,6 +78,11 @@ def test_a_month_by_day_is_made_of_few_summaries(day: int, zone: str) -> None:
     start = datetime(2015, 1, 1, tzinfo=UTC) + timedelta(days=day)
     begins = edges(buckets("day", Period(start, start + timedelta(days=30)), ZoneInfo(zone)))
     assert sum(1 for piece in cover(begins) for _ in summaries(piece)) <= 32 + 2 * 12 * 32
+
+
+def place_of(at: datetime, begins: list[datetime]) -> int:
+    """What width_bucket() - 1 is in the database."""
+    return bisect_right(begins, at) - 1
 
 
 def summaries(piece: Piece) -> Iterator[Period]:
