@@ -76,6 +76,9 @@ Instant = Annotated[
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 """A name or a short text. Postgres has no character NUL."""
 
+Name = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00]+$")]
+"""A name as events have it: of a model, of a key."""
+
 
 class Body(BaseModel):
     """What a client sends. A field that is not known is an error: it may be a misspelt one."""

@@ -125,7 +125,7 @@ async def test_missed_resets_are_caught_up_at_once(aggregator: Aggregator, datab
 async def test_many_resets_are_rolled_in_several_transactions(
     aggregator: Aggregator, database_pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.aggregator.jobs.ROLL_SUBSCRIPTIONS", 3)
+    monkeypatch.setattr("services.aggregator.rolling.ROLL_SUBSCRIPTIONS", 3)
     owners = [await make_subscription(database_pool) for _ in range(7)]
     aggregator.clock.at = DECEMBER
     assert await aggregator.resets() == 7

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
+from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -86,6 +87,7 @@ async def _api(postgres: str, kafka_bootstrap: str, logs: Path) -> AsyncIterator
         "DATABASE_URL": database,
         "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap,
         "TALLYSTICK_KAFKA_TOPIC_PREFIX": prefix,
+        "TALLYSTICK_PROVIDER_KEY_SECRETS": f"test:{Fernet.generate_key().decode()}",
     }
     spec = WorkerSpec("services.api", 0, ports.choose(), {"TALLYSTICK_API_PORT": str(port)})
     async with Supervisor([spec], environ, logs=logs, tell=print) as supervisor:

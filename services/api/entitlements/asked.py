@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field
@@ -10,7 +9,7 @@ from pydantic import Field
 from services.api.auth.principal import Principal
 from services.api.entitlements.decision import Key
 from services.api.entitlements.entitling import Entitlements
-from services.api.fields import Body
+from services.api.fields import Body, Name
 from services.api.problems import INVALID_REQUEST, NOT_FOUND, Problem
 
 
@@ -19,7 +18,7 @@ class Named(Body):
 
     subscription: UUID | None = Field(None, description="Id of the subscription.")
     api_key_id: UUID | None = Field(None, description="Id of an API key of the subscription.")
-    api_key_hash: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+    api_key_hash: Name | None = Field(
         None, description="Hash of an API key, as `api_keys.key_hash` has it, for gateways that know nothing else."
     )
 

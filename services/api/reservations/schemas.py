@@ -10,7 +10,7 @@ from pydantic import Field
 
 from services.api.entitlements.asked import Named
 from services.api.entitlements.routes import Remaining
-from services.api.fields import Amount, Answer, Body, Instant
+from services.api.fields import Amount, Answer, Body, Instant, Name
 from services.api.reservations.asking import (
     DEFAULT_SECONDS,
     LONGEST_SECONDS,
@@ -42,7 +42,7 @@ class Reserve(Named):
     credits: Annotated[Amount, Field(ge=0)] | None = Field(
         None, description="Credits of a prepaid subscription; without them, what `tokens` of `model` cost at most."
     )
-    model: str | None = Field(None, min_length=1, max_length=512)
+    model: Name | None = None
     ttl_seconds: int = Field(DEFAULT_SECONDS, ge=1, le=LONGEST_SECONDS, description="Longer than the call can take.")
 
 
