@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 import pytest_asyncio
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import settings
 
@@ -38,6 +39,13 @@ def pytest_configure() -> None:
     settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Let no test change where the logs of others go: to capture them is to configure them, and commands then leave them as they are."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ async def test_reconcile_wants_a_schema(environ: dict[str, str], empty_database:
 
 
 async def test_up_runs_workers_until_it_is_told_to_stop(environ: dict[str, str], topics: str, tmp_path: Path) -> None:
-    arguments = ("--ingest", "1", "--aggregator", "1", "--billing", "0", "--port", str(ports.choose()))
+    arguments = ("--ingest", "1", "--aggregator", "1", "--billing", "0", "--api", "0", "--port", str(ports.choose()))
     up = await start(environ, "up", *arguments, "--logs", str(tmp_path))
     assert up.stdout is not None
     said = [(await up.stdout.readline()).decode() for _ in range(3)]
@@ -123,7 +123,18 @@ async def test_up_runs_workers_until_it_is_told_to_stop(environ: dict[str, str],
 
 
 async def test_up_says_what_a_worker_lacks(environ: dict[str, str], tmp_path: Path) -> None:
-    arguments = ("--aggregator", "0", "--billing", "0", "--port", str(ports.choose()), "--logs", str(tmp_path))
+    arguments = (
+        "--aggregator",
+        "0",
+        "--billing",
+        "0",
+        "--api",
+        "0",
+        "--port",
+        str(ports.choose()),
+        "--logs",
+        str(tmp_path),
+    )
     code, _, told = await tallystick(environ, "up", *arguments)
 
     assert (code, told.count("\n")) == (2, 1)
@@ -135,9 +146,11 @@ async def test_up_refuses_a_port_that_is_taken_and_to_run_nothing(environ: dict[
     taken = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     async with taken:
-        code, _, told = await tallystick(environ, "up", "--port", str(port))
+        code, _, told = await tallystick(environ, "up", "--api", "0", "--port", str(port))
     assert (code, told.count("\n")) == (2, 1)
     assert f"port {port} is in use" in told
 
-    code, _, told = await tallystick(environ, "up", "--ingest", "0", "--aggregator", "0", "--billing", "0")
+    code, _, told = await tallystick(
+        environ, "up", "--ingest", "0", "--aggregator", "0", "--billing", "0", "--api", "0"
+    )
     assert (code, "no worker was asked for" in told) == (2, True)
