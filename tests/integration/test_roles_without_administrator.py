@@ -16,11 +16,11 @@ from deploy.local.stack import running_stack
 from deploy.migrate import migrate
 from deploy.seed import seed
 from shared.postgres import role_to_take
-from tests.integration.roles import AGGREGATOR, API, BILLING, INGEST, READONLY, TENANT
+from tests.integration.roles import AGGREGATOR, API, BILLING, INGEST, OPERATOR, READONLY, TENANT
 from tests.integration.schema_facts import make_invoice
 from tests.integration.test_postgres_versions import PROGRAMS
 
-ROLES = (AGGREGATOR, API, BILLING, INGEST, READONLY, TENANT)
+ROLES = (AGGREGATOR, API, BILLING, INGEST, OPERATOR, READONLY, TENANT)
 
 
 @pytest.fixture(params=PROGRAMS, ids=lambda programs: version_of(programs).partition(".")[0])
