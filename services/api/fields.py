@@ -90,8 +90,3 @@ class Answer(BaseModel):
     """What a client gets."""
 
     model_config = ConfigDict(frozen=True)
-
-
-def as_instant(value: datetime) -> datetime:
-    """Return a time of ours in UTC, as answers show it."""
-    return utc(value)
