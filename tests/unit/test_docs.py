@@ -17,10 +17,9 @@ from services.cli.main import app
 from services.ingest.acceptance import Limits, Reason, accept
 from shared import contracts
 from shared.corrections import AmendEvent, VoidEvent
+from tests.documentation import PAGES, ROOT, blocks_of, without_code_blocks
 
-ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
-PAGES: Final = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 CODE: Final = sorted(
     file
     for folder in ("shared", "services", "deploy", "tallystick")
@@ -36,16 +35,9 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-_FENCED = re.compile(r"^```(?P<info>[^`\n]*)\n(?P<body>.*?)^```$\n?", re.DOTALL | re.MULTILINE)
-
-
-def without_code_blocks(text: str) -> str:
-    return _FENCED.sub("", text)
-
-
 def code_blocks(text: str, *infos: str) -> list[str]:
     """Return the bodies of the fenced blocks whose opening fence says one of `infos`."""
-    return [block["body"] for block in _FENCED.finditer(text) if block["info"] in infos]
+    return [block.body for block in blocks_of(text) if block.info in infos]
 
 
 def anchors(page: Path) -> set[str]:
