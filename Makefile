@@ -24,8 +24,10 @@ PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
 
+# In as many processes as there are cores, each with a Kafka and a Postgres of its own, but not more than TESTS_AT_ONCE.
+TESTS_AT_ONCE ?= 4
 test: $(VENV)/.installed-test
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=$(TESTS_AT_ONCE) --dist=loadfile
 
 # A rule of its own, as `make test` needs no Go. The tests fail where stripe-mock is missing: they are never skipped.
 test-stripe: $(VENV)/.installed-test $(VENV)/bin/stripe-mock

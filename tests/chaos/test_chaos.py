@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from services.cli.chaos.faults import WEIGHTS, plan
 from tests.pipeline.running import TALLYSTICK
 
@@ -32,6 +34,7 @@ async def chaos(*arguments: str) -> dict[str, Any]:
     return json.loads(out.decode().splitlines()[-1])  # type: ignore[no-any-return]
 
 
+@pytest.mark.timeout(1200)
 async def test_every_event_is_counted_and_billed_once_whatever_strikes() -> None:
     found = await chaos("--seed", "1", "--faults", str(FAULTS))
 

@@ -77,6 +77,12 @@ class Proxy:
             self._process.terminate()
             self._process.wait(30)
 
+    def state(self) -> str:
+        """What to tell of it when it does not answer."""
+        code = None if self._process is None else self._process.poll()
+        end = self.log.read_text(errors="replace")[-3000:]
+        return f"the proxy {'runs' if code is None else f'has ended with {code}'}; the end of its log: {end}"
+
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Ask it, as a client does. Raises `OSError` if it does not answer at all."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)

@@ -8,10 +8,12 @@ import os
 import random
 import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import pytest_asyncio
 
 from deploy.migrate import migrate
@@ -27,6 +29,7 @@ from tests.pipeline.ingest_worker import Site
 CALLS: Final = 1000
 CLIENTS: Final = 24
 PARTITIONS: Final = 3
+ANSWERED_WITHIN_SECONDS: Final = 120.0
 
 
 class Clients:
@@ -38,26 +41,31 @@ class Clients:
         self._proxy = proxy
         self._tickets = itertools.count()
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CLIENTS)]
+        self._outcomes: deque[str] = deque(maxlen=5)
+        self._gone = False
+        self._threads = [threading.Thread(target=self._ask, args=(number,), daemon=True) for number in range(CLIENTS)]
         for thread in self._threads:
             thread.start()
 
     def until_answered(self, calls: int) -> None:
         """Return when so many are."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.answered) >= calls, 120), (
-                f"{len(self.answered)} of {calls} are answered"
+            assert self._changed.wait_for(lambda: len(self.answered) >= calls, ANSWERED_WITHIN_SECONDS), (
+                f"{len(self.answered)} of {calls} are answered; {self._proxy.state()}; the last answers: {list(self._outcomes)}"
             )
 
     def done(self) -> None:
         """Return when all are."""
-        for thread in self._threads:
-            thread.join()
+        self.until_answered(CALLS)
+
+    def leave(self) -> None:
+        """Ask no more: the test is over, however it went."""
+        self._gone = True
 
     def _ask(self, number: int) -> None:
         drawn = random.Random(number)
         while next(self._tickets) < CALLS:
-            while not self._is_answered(stream=drawn.random() < 0.5):
+            while not self._gone and not self._is_answered(stream=drawn.random() < 0.5):
                 pass
 
     def _is_answered(self, *, stream: bool) -> bool:
@@ -66,14 +74,30 @@ class Clients:
         try:
             answer = self._proxy.ask("POST", "/v1/chat/completions", body, **{"x-litellm-call-id": call_id})
             answered = answer.status == 200 and answer.complete
-        except OSError:
-            answered = False
+            outcome = f"{answer.status} {answer.body[-300:]!r}"
+        except OSError as error:
+            answered, outcome = False, repr(error)
         with self._changed:
+            self._outcomes.append(outcome)
             (self.answered if answered else self.broken_off).add(call_id)
             if not answered:
                 self._changed.wait(0.2)  # the proxy is away
             self._changed.notify_all()
         return answered
+
+
+@pytest.fixture
+def ask() -> Iterator[Callable[[Proxy], Clients]]:
+    """Begin to ask a proxy. The clients end with the test, also where it fails: the process would wait for them for ever."""
+    begun: list[Clients] = []
+
+    def begin(proxy: Proxy) -> Clients:
+        begun.append(Clients(proxy))
+        return begun[-1]
+
+    yield begin
+    for clients in begun:
+        clients.leave()
 
 
 @pytest_asyncio.fixture
@@ -104,13 +128,13 @@ async def site(servers: Servers, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def test_a_call_that_was_answered_is_billed_once(
-    servers: Servers, site: Site, make_proxy: MakeProxy, tmp_path: Path
+    servers: Servers, site: Site, make_proxy: MakeProxy, ask: Callable[[Proxy], Clients], tmp_path: Path
 ) -> None:
     subscription = str(await make_subscription(site.pool))
     await site.start()
     settings = {"KAFKA_BOOTSTRAP_SERVERS": servers.bootstrap_servers, "TALLYSTICK_LITELLM_SUBSCRIPTION": subscription}
     proxy = await asyncio.to_thread(lambda: make_proxy(**settings))
-    clients = Clients(proxy)
+    clients = ask(proxy)
 
     await asyncio.to_thread(clients.until_answered, 200)
     await servers.kill(servers.kafka)
