@@ -168,7 +168,9 @@ async def test_without_a_secret_nothing_is_stored(database: str, database_pool: 
 
 
 @pytest.mark.parametrize(
-    "secrets", ["abc", "a:b", PROVIDER_KEY_SECRET + "," + PROVIDER_KEY_SECRET, ":" + PROVIDER_KEY_SECRET]
+    "secrets",
+    ["abc", "a:b", PROVIDER_KEY_SECRET + "," + PROVIDER_KEY_SECRET, ":" + PROVIDER_KEY_SECRET],
+    ids=["no-key-id", "too-short", "twice", "empty-key-id"],
 )
 def test_what_is_no_secret_is_refused_without_being_shown(secrets: str) -> None:
     with pytest.raises(ConfigurationError, match="is not ID:SECRET") as caught:

@@ -99,8 +99,8 @@ def test_a_bomb_is_refused_while_it_inflates(encoding: str, compress: Callable[[
         ("gzip, zstd", b"", "unsupported-media-type"),
         ("gzip", b"", "malformed"),
         ("gzip", b"plain", "malformed"),
-        ("gzip", gzip.compress(b"x" * 1_000)[:-9], "malformed"),
-        ("gzip", gzip.compress(b"") * 10_000, "malformed"),  # each member would copy what is left
+        ("gzip", gzip.compress(b"x" * 1_000, mtime=0)[:-9], "malformed"),
+        ("gzip", gzip.compress(b"", mtime=0) * 10_000, "malformed"),  # each member would copy what is left
         ("zstd", b"plain", "malformed"),
         (
             "zstd",
