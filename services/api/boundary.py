@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api import metrics
 from services.api.answering import answer, unexpected
+from services.api.caller import CALLER, Caller
 from services.api.problems import TOO_LARGE, Problem
 from shared.ids import uuid7
 
@@ -55,6 +56,7 @@ class Boundary:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        CALLER.set(Caller.of(scope, request_id))
         begun = False
 
         async def respond(message: Message) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from services.api.auth.principal import Principal
+from services.api.caller import CALLER
 from shared.postgres import Connection, Pool, transaction
 from shared.sql import Queries
 
@@ -56,7 +57,12 @@ class Database:
     ) -> AsyncIterator[Connection]:
         """A transaction with the rights of a service's role; the audit trail names `principal` in it. Who may do what, the caller has checked."""
         async with transaction(self.pool) as connection:
-            await connection.execute(_SQL["write_as"], role, principal.name, why, str(principal.user_id))
+            caller = CALLER.get()
+            await connection.execute(
+                _SQL["write_as"],
+                *(role, principal.name, why, str(principal.user_id)),
+                *(caller.address, caller.user_agent, caller.request_id),
+            )
             yield connection
 
     @asynccontextmanager

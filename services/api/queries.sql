@@ -11,6 +11,8 @@ SELECT set_config('role', $1, true), set_config('app.current_user_id', $2, true)
 SELECT set_config('role', $1, true);
 
 -- name: write_as
--- The rest of this transaction has the rights of role $1; the audit trail names who acts ($2), why ($3), and as which user ($4).
+-- The rest of this transaction has the rights of role $1; the audit trail names who acts ($2), why ($3), and as which user ($4), from which
+-- address ($5) by what program ($6), and in which request ($7).
 SELECT set_config('role', $1, true), set_config('tallystick.actor', $2, true), set_config('tallystick.why', $3, true),
-       set_config('app.current_user_id', $4, true);
+       set_config('app.current_user_id', $4, true), set_config('tallystick.address', $5, true), set_config('tallystick.user_agent', $6, true),
+       set_config('tallystick.request_id', $7, true);

@@ -50,6 +50,7 @@ ELSEWHERE = {
     "test_schema_tenants.py": "app_current_user_id refuse_missing_tenant tenant_relations",
     "test_key_command.py": "audit_api_key",
     "api/test_provider_keys.py": "audit_provider_key",
+    "api/test_admin_writing.py": "request_setting",
     "test_billing_reprice.py": "turn_price_book",
     "test_billing_provenance_of_corrections.py": "rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",

@@ -17,7 +17,11 @@ router = APIRouter(prefix="/api/v1/admin/audit", tags=["admin: audit"])
 
 
 class Entry(Answer):
-    """An entry of the trail. `admin_id` is the user who acted, where one did and it is not the one concerned, `user_id`."""
+    """An entry of the trail. `admin_id` is the user who acted, where one did and it is not the one concerned, `user_id`.
+
+    `ip_address`, `user_agent` and `request_id`, as the access log has it, are those of the request, if it was one over HTTP; refunds,
+    replays and runs of jobs have transactions of their own and are without them.
+    """
 
     id: UUID
     created_at: Instant
@@ -31,6 +35,8 @@ class Entry(Answer):
     after: Json
     details: Json
     ip_address: str | None
+    user_agent: str | None
+    request_id: str | None
 
 
 @router.get("")

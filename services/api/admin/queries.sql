@@ -100,7 +100,8 @@ ORDER BY held_at DESC, id DESC LIMIT $4 OFFSET $5;
 -- name: audit
 -- The audit trail: by an actor ($1), by or about a user ($2), of one action or its kind ($3: subscription.suspended or subscription), of a
 -- resource ($4 type, $5 id), in [$6, $7); each NULL: any.
-SELECT id, created_at, actor, admin_id, user_id, action, resource_type, resource_id, before, after, details, host(ip_address) AS ip_address
+SELECT id, created_at, actor, admin_id, user_id, action, resource_type, resource_id, before, after, details, host(ip_address) AS ip_address,
+       user_agent, metadata->>'request_id' AS request_id
 FROM audit_logs
 WHERE ($1::text IS NULL OR actor = $1) AND ($2::uuid IS NULL OR user_id = $2 OR admin_id = $2)
   AND ($3::text IS NULL OR action = $3 OR starts_with(action, $3 || '.')) AND ($4::text IS NULL OR resource_type = $4)

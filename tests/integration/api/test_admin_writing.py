@@ -36,6 +36,10 @@ def writing_routes() -> set[str]:
     }
 
 
+OWN_TRANSACTIONS: Final = {"/payments/{payment_id}/refunds", "/quarantine/replay", "/jobs/{name}/run"}
+"""What runs in transactions of its capability, several or long ones: the trail has who acted, not from where."""
+
+
 @dataclass(slots=True)
 class Walk:
     """Asks as an administrator, and sees that each change left an entry with the administrator's name."""
@@ -51,15 +55,29 @@ class Walk:
         """Take one step; return the answer."""
         before = await self.pool.fetchval("SELECT count(*) FROM audit_logs")
         url = (ADMIN + template).format(**path) + query
-        headers = {**self.admin.headers, "Idempotency-Key": uuid7().hex}
+        headers = {
+            **self.admin.headers,
+            "Idempotency-Key": uuid7().hex,
+            "User-Agent": "a console",
+            "X-Request-ID": f"request-{before}",
+        }
         answer = await self.client.request(method, url, json=body, headers=headers)
         assert answer.status_code == status, f"{method} {url}: {answer.text}"
         entries = await self.pool.fetch(
-            "SELECT actor, action FROM audit_logs ORDER BY created_at, id OFFSET $1", before
+            """SELECT actor, action, host(ip_address) AS address, user_agent, metadata->>'request_id' AS request_id,
+                      request_setting('address') AS outside
+               FROM audit_logs ORDER BY created_at, id OFFSET $1""",
+            before,
         )
         assert entries, f"{method} {url} leaves no entry"
         name = (await self.client.get("/api/v1/me", headers=self.admin.headers)).json()["name"]
         assert {entry["actor"] for entry in entries} == {name}, f"{method} {url}: {entries}"
+        from_where = {(entry["address"], entry["user_agent"], entry["request_id"]) for entry in entries}
+        expected = (
+            (None, None, None) if template in OWN_TRANSACTIONS else ("127.0.0.1", "a console", f"request-{before}")
+        )
+        assert from_where == {expected}, f"{method} {url}: {entries}"
+        assert {entry["outside"] for entry in entries} == {None}, "what a transaction said ends with it"
         self.walked.add(f"{method} {ADMIN}{template}")
         return answer.json() if answer.content else None
 
