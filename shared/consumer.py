@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from time import perf_counter
 from typing import Any
 
 import structlog
@@ -201,6 +202,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         if not state.synced:
             return  # fetched before its seek: it comes again from its position
         state.busy = True
+        began = perf_counter()
         try:
             next_offset, after_commit = await self._apply(tp, state, records)
         except Exception as error:
@@ -211,6 +213,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         state.failures, state.sought, state.next_offset = 0, None, next_offset
         state.applied_ms = records[-1].timestamp
         self._advice.note(tp, next_offset)
+        self.metrics.applied(perf_counter() - began)
         self.metrics.progressed(tp.partition, next_offset, self._lag.end(tp))
         try:
             await after_commit()

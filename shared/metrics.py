@@ -6,7 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
+
+_BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WAIT_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30)
 
 CONSUMER_PARTITIONS = Gauge(
     "tallystick_consumer_partitions",
@@ -29,11 +32,33 @@ CONSUMER_LAG_SECONDS = Gauge(
 CONSUMER_REDELIVERIES = Counter(
     "tallystick_consumer_redeliveries", "Batches that failed and are read again, by kind of error.", ["topic", "error"]
 )
+CONSUMER_BATCH_SECONDS = Histogram(
+    "tallystick_consumer_batch_seconds",
+    "Time to apply one batch of a partition and to commit it with its position.",
+    ["topic"],
+    buckets=_BATCH_SECONDS,
+)
 OUTBOX_WAITING = Gauge(
     "tallystick_outbox_waiting_messages", "Messages committed but not yet acknowledged by the broker.", ["outbox"]
 )
 OUTBOX_AGE = Gauge("tallystick_outbox_oldest_seconds", "Age of the oldest of them.", ["outbox"])
 LOOP_DELAY = Gauge("tallystick_event_loop_delay_seconds", "How late the event loop ran its last heartbeat.")
+DATABASE_CONNECTIONS = Gauge(
+    "tallystick_database_connections",
+    "Connections to Postgres that this process has, by state: in_use, idle.",
+    ["state"],
+)
+DATABASE_CONNECTIONS_MOST = Gauge(
+    "tallystick_database_connections_max", "Most connections to Postgres that this process opens."
+)
+DATABASE_WAIT = Histogram(
+    "tallystick_database_wait_seconds", "How long a transaction waited for a connection.", buckets=_WAIT_SECONDS
+)
+CERTIFICATE_EXPIRES = Gauge(
+    "tallystick_certificate_expires_timestamp_seconds",
+    "When the first certificate of a file ends to be valid, as Unix time, by the setting that names the file; read when this process started.",
+    ["setting"],
+)
 
 
 @dataclass(slots=True)
@@ -68,6 +93,10 @@ class ConsumerMetrics:
         for gauge in (CONSUMER_POSITION, CONSUMER_LAG, CONSUMER_LAG_SECONDS):
             with suppress(KeyError):
                 gauge.remove(self.topic, partition)
+
+    def applied(self, seconds: float) -> None:
+        """Observe a batch that was committed."""
+        CONSUMER_BATCH_SECONDS.labels(self.topic).observe(seconds)
 
     def redelivered(self, error: str) -> None:
         """Count a batch that failed."""

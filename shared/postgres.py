@@ -6,11 +6,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from time import perf_counter
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 
 from shared.errors import ConfigurationError, ServiceUnavailable
+from shared.metrics import DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MOST, DATABASE_WAIT
 
 Connection: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Pool: TypeAlias = asyncpg.Pool
@@ -20,6 +22,8 @@ UNREACHABLE = (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg
 DEMOTED = (asyncpg.ReadOnlySQLTransactionError, asyncpg.AdminShutdownError)
 """What a session says whose server stopped being the primary: the pool's other sessions are with the same one."""
 
+_open: Final[list[Pool]] = []
+"""The pools of this process, for the metrics: more than one only in the API, which has one for each role that it takes."""
 
 NO_ROLE = "none"
 """In place of a role: the login's own rights, and no word about roles to the server (a connection pooler may not take it)."""
@@ -45,7 +49,7 @@ async def create_pool(
     the login's, and a statement that waits for a lock gives up after 30 s instead of holding its partition for ever.
     """
     try:
-        return await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             dsn,
             min_size=min_size,
             max_size=max_size,
@@ -55,6 +59,18 @@ async def create_pool(
         )
     except UNREACHABLE as error:
         raise unavailable(dsn, error) from error
+    _open.append(pool)
+    return pool
+
+
+def _pools() -> list[Pool]:
+    _open[:] = [pool for pool in _open if not pool.is_closing()]
+    return _open
+
+
+DATABASE_CONNECTIONS.labels("in_use").set_function(lambda: sum(p.get_size() - p.get_idle_size() for p in _pools()))
+DATABASE_CONNECTIONS.labels("idle").set_function(lambda: sum(p.get_idle_size() for p in _pools()))
+DATABASE_CONNECTIONS_MOST.set_function(lambda: sum(p.get_max_size() for p in _pools()))
 
 
 async def connect(dsn: str, *, application_name: str = "tallystick", role: str | None = None) -> asyncpg.Connection:
@@ -123,7 +139,9 @@ async def transaction(pool: Pool, **options: Any) -> AsyncIterator[Connection]:
     would raise `InterfaceError` on exit and hide the cause), and never returns to the pool half-used. A server that is no
     primary any more costs the pool all its sessions: the next ones go to the new primary.
     """
+    began = perf_counter()
     connection = await pool.acquire()
+    DATABASE_WAIT.observe(perf_counter() - began)
     try:
         tx = connection.transaction(**options)
         await tx.start()

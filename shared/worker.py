@@ -21,6 +21,7 @@ import structlog
 from faststream.asgi import AsgiFastStream
 from faststream.kafka import KafkaBroker
 
+from shared import certificates
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import TallystickError
 from shared.logs import configure_logs
@@ -170,6 +171,7 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         role=await role_of(name, settings),
     )
     try:
+        certificates.report(settings)
         port = settings.http_port or default_port
         check_port(settings.http_host, port)
         await check_schema(pool)

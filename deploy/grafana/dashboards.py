@@ -80,13 +80,13 @@ PIPELINE: Final = Dashboard(
                 Panel(
                     "Lag in records",
                     "Records between our position and the end of the topic.",
-                    [("topic:tallystick_consumer_lag_records:sum", "{{topic}}")],
+                    [("service_topic:tallystick_consumer_lag_records:sum", "{{service}} {{topic}}")],
                     "short",
                 ),
                 Panel(
                     "Lag in seconds",
                     "Age of the last record that was applied while others wait behind it.",
-                    [("topic:tallystick_consumer_lag_seconds:max", "{{topic}}")],
+                    [("service_topic:tallystick_consumer_lag_seconds:max", "{{service}} {{topic}}")],
                     "s",
                     limits=(("orange", 3), ("red", 30)),
                 ),
@@ -95,11 +95,22 @@ PIPELINE: Final = Dashboard(
                     "Batches that failed, by kind of error. Nothing is lost; nothing gets on.",
                     [
                         (
-                            "sum by (topic, error) (rate(tallystick_consumer_redeliveries_total[5m]))",
-                            "{{topic}} {{error}}",
+                            "sum by (service, topic, error) (rate(tallystick_consumer_redeliveries_total[5m]))",
+                            "{{service}} {{topic}} {{error}}",
                         )
                     ],
                     "cps",
+                ),
+                Panel(
+                    "Time of a batch",
+                    "95th percentile, COMMIT included, by service.",
+                    [
+                        (
+                            "histogram_quantile(0.95, sum by (le, service) (rate(tallystick_consumer_batch_seconds_bucket[1m])))",
+                            "{{service}}",
+                        )
+                    ],
+                    "s",
                 ),
             ),
         ),
@@ -159,6 +170,40 @@ PIPELINE: Final = Dashboard(
                 ),
             ),
         ),
+        (
+            "Postgres and certificates",
+            (
+                Panel(
+                    "Connections to Postgres",
+                    "In use, idle, and the most that there may be.",
+                    [
+                        ("sum by (service, state) (tallystick_database_connections)", "{{service}} {{state}}"),
+                        ("sum by (service) (tallystick_database_connections_max)", "{{service}} at most"),
+                    ],
+                    "short",
+                ),
+                Panel(
+                    "Waiting for a connection",
+                    "95th percentile of what a transaction waits, by service.",
+                    [
+                        (
+                            "histogram_quantile(0.95, sum by (le, service) (rate(tallystick_database_wait_seconds_bucket[1m])))",
+                            "{{service}}",
+                        )
+                    ],
+                    "s",
+                    limits=(("orange", 0.1), ("red", 0.5)),
+                ),
+                Panel(
+                    "Certificates are valid for",
+                    "By the setting that names the file.",
+                    [("min by (setting) (tallystick_certificate_expires_timestamp_seconds) - time()", "{{setting}}")],
+                    "s",
+                    kind="bargauge",
+                    limits=(("red", 0), ("orange", 259_200), ("green", 1_814_400)),
+                ),
+            ),
+        ),
     ),
 )
 
@@ -184,6 +229,13 @@ SLO: Final = Dashboard(
                     "Event to summary",
                     "From the youngest event time of a batch to its summaries being committed.",
                     _percentiles("usage_aggregator_event_freshness_seconds_bucket"),
+                    "s",
+                    limits=(("red", 3),),
+                ),
+                Panel(
+                    "Event to status",
+                    "From usage that suspends a subscription to the message that tells gateways.",
+                    _percentiles("usage_aggregator_status_freshness_seconds_bucket"),
                     "s",
                     limits=(("red", 3),),
                 ),
@@ -418,6 +470,13 @@ BILLING: Final = Dashboard(
                         )
                     ],
                     "short",
+                ),
+                Panel(
+                    "Jobs that are overdue",
+                    "For how long a run should have been made.",
+                    [("max by (job_name) (usage_billing_job_overdue_seconds) > 0", "{{job_name}}")],
+                    "s",
+                    kind="table",
                 ),
             ),
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from time import perf_counter
 
 from services.aggregator import metrics, store
@@ -24,12 +25,13 @@ RECORDED = Recorded("aggregator_positions")
 
 @dataclass(frozen=True, slots=True)
 class ApplyRecorded:
-    """Applies slices of `usage.recorded` (implements `shared.consumer.Apply`). `wake_publisher` is told of changed statuses."""
+    """Applies slices of `usage.recorded` (implements `shared.consumer.Apply`). `wake_publisher` is told of changed
+    statuses, and how young the usage is that changed them."""
 
     cluster: str
     clock: Clock
     counters: Counters
-    wake_publisher: Callable[[], None]
+    wake_publisher: Callable[[datetime | None], None]
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
         """Store what the new messages of a slice add, and its position; return what counts and publishes it."""
@@ -61,7 +63,7 @@ class ApplyRecorded:
             metrics.count_outcomes(applied=len(new), duplicates=duplicates, orphaned=orphaned)
             metrics.count_reservations(settled=reservations, passed_over=len(named) - reservations)
             if settled.status_changed or keys_changed:
-                self.wake_publisher()
+                self.wake_publisher(metrics.youngest_event(new))
             self.committed(new, folded, settled, len(locked))
 
         return committed

@@ -48,6 +48,11 @@ UNKNOWN_SUBSCRIPTIONS = Counter(
     "usage_aggregator_unknown_subscriptions", "Subscriptions in deltas that do not exist: summed, but counted nowhere."
 )
 STATUSES_PUBLISHED = Counter("usage_aggregator_statuses_published", "subscription.status messages acknowledged.")
+STATUS_FRESHNESS = Histogram(
+    "usage_aggregator_status_freshness_seconds",
+    "From the youngest event time of a batch that changed a status (a suspension, say) to the message being acknowledged that tells gateways.",
+    buckets=_SECONDS,
+)
 STATUS_FAILURES = Counter("usage_aggregator_status_failures", "Rounds of status publication that failed.")
 INBOX_PRUNED = Counter(
     "usage_aggregator_inbox_pruned", "Messages that the inbox forgot: their batches are below its watermark."
@@ -94,9 +99,20 @@ def count_slice(applied: Sequence[UsageRecorded], folded: Folded, now: datetime)
         SUMMARY_ROWS.labels(period).inc(rows)
     for message in applied:
         RECORDED_FRESHNESS.observe(_age(now, message.recorded_at))
-        youngest = max((d.last_event_at for d in message.deltas if d.last_event_at is not None), default=None)
-        if youngest is not None:
+        if (youngest := youngest_event([message])) is not None:
             EVENT_FRESHNESS.observe(_age(now, youngest))
+
+
+def youngest_event(messages: Iterable[UsageRecorded]) -> datetime | None:
+    """Return the time of the youngest event behind messages."""
+    times = (d.last_event_at for message in messages for d in message.deltas if d.last_event_at is not None)
+    return max(times, default=None)
+
+
+def observe_status_freshness(event_times: Iterable[datetime], now: datetime) -> None:
+    """Observe how old the usage is behind changes of status that were acknowledged."""
+    for event_time in event_times:
+        STATUS_FRESHNESS.observe(_age(now, event_time))
 
 
 def count_quota(suspended: Iterable[str], reactivated: int, rolled: int, percents: Iterable[int]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,8 @@ log = structlog.get_logger("aggregator.status")
 ROUND_STATUSES = 1_000
 """Most statuses that are on their way to the broker at once."""
 BACKOFF_MOST_SECONDS = 5.0
+MEASURED_CHANGES = 1_000
+"""Most batches of which is remembered, while nothing can be published, how old their usage is."""
 
 
 class StatusPublisher:
@@ -44,9 +47,12 @@ class StatusPublisher:
         self._woken = asyncio.Event()
         self._failures = 0
         self._doubtful: set[UUID] = set()
+        self._caused_by: list[datetime] = []
 
-    def wake(self) -> None:
-        """Say that a change was committed."""
+    def wake(self, event_time: datetime | None = None) -> None:
+        """Say that a change was committed; `event_time` is that of the youngest usage behind it, if usage was the cause."""
+        if event_time is not None and len(self._caused_by) < MEASURED_CHANGES:
+            self._caused_by.append(event_time)
         self._woken.set()
 
     async def wait_and_publish(self) -> None:
@@ -67,12 +73,15 @@ class StatusPublisher:
 
     async def publish(self) -> int:
         """Publish until nothing waits or another worker is at it; return how many messages were acknowledged."""
-        published = 0
+        published, measured = 0, len(self._caused_by)
         while self._doubtful or await store.anything_unpublished(self._pool):
             count = await self._publish_round()
             if count is None:
-                break
+                self._caused_by.clear()  # whoever holds the lock publishes them; nobody here learns when
+                return published
             published += count
+        metrics.observe_status_freshness(self._caused_by[:measured], self._clock.now())
+        del self._caused_by[:measured]
         return published
 
     async def _publish_round(self) -> int | None:

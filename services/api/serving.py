@@ -18,6 +18,7 @@ from services.api.app import build
 from services.api.probes import probes_app
 from services.api.settings import Settings
 from services.api.state import parts_of
+from shared import certificates
 from shared.errors import TallystickError
 from shared.logs import configure_logs
 from shared.postgres import create_pool
@@ -49,6 +50,7 @@ async def _serve(settings: Settings) -> None:
         role=await role_of("api", settings),
     )
     try:
+        certificates.report(settings)
         probes_port = settings.http_port or PROBES_PORT
         check_port(settings.http_host, probes_port)
         check_port(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import Settling
 from services.billing.handlers import RateRecorded
-from services.billing.jobs import all_jobs, observe_run
+from services.billing.jobs import JobStanding, all_jobs, observe_run
 from services.billing.notices.jobs import make_watch
 from services.billing.notices.lane import webhook_lane
 from services.billing.rating.prices import Prices
@@ -34,7 +34,8 @@ def build(settings: Settings, pool: Pool) -> Worker:
     prices = Prices(settings.billing_byok_factor)
     pending = Pending({}, settings.billing_urgent_share)  # the rates are read before each settlement
     settling = Settling(pool, clock, outbox, pending)
-    timer = Timer(pool, clock, all_jobs(settings, pool, clock), worker=settings.instance, observe=observe_run)
+    jobs = all_jobs(settings, pool, clock)
+    timer = Timer(pool, clock, jobs, worker=settings.instance, observe=observe_run)
     webhooks = webhook_lane(settings, pool, clock, outbox)
     consumer = ExactlyOnceConsumer(
         pool=pool,
@@ -60,6 +61,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
             Periodic("webhooks", settings.billing_webhook_seconds, webhooks),
             Periodic("chosen quotas", settings.billing_quota_watch_seconds, make_watch(pool, clock, settings).quotas),
             Periodic("jobs", TIMER_SECONDS, timer.keep_running),
+            Periodic("how jobs stand", TIMER_SECONDS, JobStanding(pool, clock, jobs)),
             Periodic("last reconciliation", TIMER_SECONDS, LastReconciliation(pool)),
         ],
         on_stop=[timer.stop, settling.settle_all],

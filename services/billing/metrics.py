@@ -70,7 +70,14 @@ JOB_RUNS = Counter(
     "usage_billing_job_runs", "Runs of scheduled jobs, by outcome: done, failed.", ["job_name", "outcome"]
 )
 JOB_FINISHED = Gauge(
-    "usage_billing_job_finished_timestamp_seconds", "When a job last finished, as Unix time.", ["job_name"]
+    "usage_billing_job_finished_timestamp_seconds",
+    "When a job last finished, whichever worker ran it, as Unix time.",
+    ["job_name"],
+)
+JOB_OVERDUE = Gauge(
+    "usage_billing_job_overdue_seconds",
+    "For how long a run of a job should have been made that was not, or failed; 0 if all were.",
+    ["job_name"],
 )
 DIFFERING = Gauge(
     "usage_billing_differing_checks",

@@ -85,7 +85,7 @@ class Aggregator:
         self.handler = ApplyRecorded("main", self.clock, self.counters, self.wake)
         self.resets = QuotaResets(self.pool, self.clock, self.counters, self.wake)
 
-    def wake(self) -> None:
+    def wake(self, _event_time: datetime | None = None) -> None:
         self.wakes += 1
 
     async def next_offset(self) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from services.aggregator.status import StatusPublisher
 from shared.clock import FixedClock
@@ -224,3 +226,35 @@ async def test_a_failing_broker_is_tried_again_with_patience(
         await statuses.wait_and_publish()
     assert attempts == 3
     assert await versions(database_pool, owner) == (0, 0)
+
+
+async def test_it_is_measured_how_old_the_usage_is_when_gateways_hear_of_a_suspension(
+    database_pool: Pool, published: Published
+) -> None:
+    name = "usage_aggregator_status_freshness_seconds"
+    before = [REGISTRY.get_sample_value(f"{name}_{part}") or 0 for part in ("count", "sum")]
+    await make_subscription(database_pool)
+    statuses = publisher(database_pool, published)
+    statuses.wake(NOON - timedelta(seconds=2))
+    statuses.wake()  # a change that no usage caused
+    await statuses.publish()
+    await statuses.publish()
+    after = [REGISTRY.get_sample_value(f"{name}_{part}") or 0 for part in ("count", "sum")]
+    assert [then - now for then, now in zip(after, before, strict=True)] == [1, 2]
+
+
+async def test_what_could_not_be_published_is_measured_when_it_is(database_pool: Pool, published: Published) -> None:
+    async def refuse(messages: Sequence[Message]) -> None:
+        raise ConnectionError("no broker")
+
+    count = "usage_aggregator_status_freshness_seconds_count"
+    before = REGISTRY.get_sample_value(count) or 0
+    await make_subscription(database_pool)
+    statuses = publisher(database_pool, refuse)
+    statuses.wake(NOON)
+    with pytest.raises(ConnectionError):
+        await statuses.publish()
+    assert REGISTRY.get_sample_value(count) == before
+    statuses._produce = published  # the broker is back
+    await statuses.publish()
+    assert REGISTRY.get_sample_value(count) == before + 1

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from services.billing.invoices.jobs import closing_job
 from services.billing.invoices.terms import Terms
+from services.billing.jobs import JobStanding
 from services.billing.reconciliation.jobs import LastReconciliation, reconciliation_job
 from services.billing.reconciliation.statements import STATEMENTS
 from shared.clock import FixedClock
@@ -142,3 +143,19 @@ async def test_the_last_verdict_is_a_metric_of_every_worker(desk: Desk) -> None:
 
 def _gauge(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(name, labels)
+
+
+async def test_a_job_that_is_not_run_is_told_as_overdue_by_every_worker(desk: Desk) -> None:
+    desk.clock.at = datetime(2026, 11, 2, 12, tzinfo=UTC)
+    job = closing_job(desk.pool, desk.clock, grace=DAY, terms=Terms())
+    standing, label = JobStanding(desk.pool, desk.clock, [job]), {"job_name": job.name}
+
+    await standing()
+    assert REGISTRY.get_sample_value("usage_billing_job_overdue_seconds", label) == 12 * 3600
+
+    await run_due(desk.pool, desk.clock, job, worker="another")
+    await standing()
+    assert REGISTRY.get_sample_value("usage_billing_job_overdue_seconds", label) == 0
+    finished = await desk.value("SELECT extract(epoch FROM finished_at)::float8 FROM job_runs")
+    told = REGISTRY.get_sample_value("usage_billing_job_finished_timestamp_seconds", label)
+    assert told == pytest.approx(finished)

@@ -1,6 +1,6 @@
-"""Billing's scheduled jobs: which there are (registry), and what their runs are as metrics."""
+"""Billing's scheduled jobs: which there are (registry), and what they and their runs are as metrics."""
 
 from services.billing.jobs.registry import all_jobs
-from services.billing.jobs.report import observe_run
+from services.billing.jobs.report import JobStanding, observe_run
 
-__all__ = ["all_jobs", "observe_run"]
+__all__ = ["JobStanding", "all_jobs", "observe_run"]
