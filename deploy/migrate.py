@@ -77,23 +77,28 @@ async def migrate(
     database does not answer.
     """
     migrations = read_migrations(directory)
-    async with _migrator(dsn) as connection:
+    async with migrator(dsn) as connection:
         return await _apply_pending(connection, migrations, say)
 
 
 async def reset(dsn: str, *, directory: Path = DIRECTORY, say: Callable[[str], None] | None = None) -> list[Migration]:
     """Drop everything in the schema `public`, with all its data, and apply all migrations. Raises as `migrate` does."""
     migrations = read_migrations(directory)
-    async with _migrator(dsn) as connection:
-        try:
-            async with connection.transaction():
-                for name in ("drop_everything", "create_schema", "open_schema"):
-                    await connection.execute(_SQL[name])
-        except asyncpg.PostgresError as error:
-            raise MigrationError(
-                f"the schema cannot be dropped ({error}): stop what uses the database, then try again"
-            ) from error
+    async with migrator(dsn) as connection:
+        await drop_everything(connection)
         return await _apply_pending(connection, migrations, say)
+
+
+async def drop_everything(connection: asyncpg.Connection) -> None:
+    """Empty the schema `public`. Raises `MigrationError` when something uses it."""
+    try:
+        async with connection.transaction():
+            for name in ("drop_everything", "create_schema", "open_schema"):
+                await connection.execute(_SQL[name])
+    except asyncpg.PostgresError as error:
+        raise MigrationError(
+            f"the schema cannot be dropped ({error}): stop what uses the database, then try again"
+        ) from error
 
 
 async def pending(dsn: str, *, directory: Path = DIRECTORY) -> list[Migration]:
@@ -106,8 +111,8 @@ async def pending(dsn: str, *, directory: Path = DIRECTORY) -> list[Migration]:
 
 
 @asynccontextmanager
-async def _migrator(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that holds the migrators' lock."""
+async def migrator(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that holds the migrators' lock: nobody else changes the schema meanwhile. Raises `MigrationError` if somebody does."""
     connection = await connect(dsn, application_name="tallystick migrate")
     try:
         deadline = asyncio.get_running_loop().time() + _LOCK_SECONDS

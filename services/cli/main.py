@@ -24,6 +24,8 @@ COMMANDS = {
     "local": "services.cli.local:app",
     "migrate": "services.cli.database:migrate",
     "seed": "services.cli.database:seed",
+    "backup": "services.cli.backup:app",
+    "restore": "services.cli.backup:restore",
     "topics": "services.cli.topics:topics",
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
