@@ -82,7 +82,7 @@ lint: $(VENV)/.installed-lint
 check: $(VENV)/.installed-lint
 	@$(VENV)/bin/python -m pytest tests/checks.py
 
-docs: $(VENV)/.installed-local
+docs: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m docs.generate
 
 up: $(VENV)/.installed-local

@@ -5,7 +5,9 @@ tests/unit/test_docs.py compares the committed pages with what this writes.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib import import_module
@@ -22,12 +24,15 @@ from pydantic_settings import BaseSettings
 from typer.main import get_command
 
 from deploy.grafana.dashboards import DASHBOARDS, document
-from docs import roles
+from deploy.local.stack import running_stack
+from deploy.migrate import migrate
+from docs import entities, roles
 from services.api.app import make_app
 from services.api.problems import KINDS
 from services.billing.reconciliation.statements import STATEMENTS
 from services.cli.main import app
 from shared.asyncapi import asyncapi_document
+from shared.postgres import connect
 from shared.settings import KafkaSettings, PostgresSettings, WorkerSettings, variable_name
 from shared.version import installed_version
 from shared.worker import PipelineSettings
@@ -304,7 +309,21 @@ def main() -> None:
     """Write every page."""
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
-    roles.main()
+    os.environ.pop("DATABASE_URL", None)  # not one that somebody uses
+    with running_stack(servers=("postgres",), durable=False) as running:
+        asyncio.run(_write_from_the_catalogue(running.stack.database_url))
+
+
+async def _write_from_the_catalogue(database_url: str) -> None:
+    await migrate(database_url)
+    connection = await connect(database_url, application_name="tallystick-docs")
+    try:
+        pages = {roles.PAGE: await roles.roles_page(connection), **await entities.files(connection)}
+    finally:
+        await connection.close()
+    for path, page in pages.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
-"""Writes docs/reference/roles.md from what the catalogue of a migrated database says: `make docs`, or `python -m docs.roles` alone.
+"""What docs/reference/roles.md says, from the catalogue of a migrated database: `make docs` writes it.
 
 tests/integration/test_roles.py compares the committed page with what this writes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 from pathlib import Path
 from typing import Final
 
-from deploy.local.stack import running_stack
-from deploy.migrate import migrate
-from shared.postgres import Connection, connect
+from shared.postgres import Connection
 
 PAGE: Final = Path(__file__).parent / "reference" / "roles.md"
 ROLES: Final = {
@@ -101,23 +97,3 @@ async def _secrets(connection: Connection) -> list[str]:
 
 def _cell(columns: list[str] | None) -> str:
     return "all" if columns is None else ", ".join(f"`{name}`" for name in columns)
-
-
-async def _write(database_url: str) -> None:
-    await migrate(database_url)
-    connection = await connect(database_url, application_name="tallystick-docs")
-    try:
-        PAGE.write_text(await roles_page(connection), encoding="utf-8")
-    finally:
-        await connection.close()
-
-
-def main() -> None:
-    """Write the page from a database that is made for it."""
-    os.environ.pop("DATABASE_URL", None)  # not one that somebody uses
-    with running_stack(servers=("postgres",), durable=False) as running:
-        asyncio.run(_write(running.stack.database_url))
-
-
-if __name__ == "__main__":
-    main()
