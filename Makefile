@@ -6,11 +6,13 @@
 #   make test-litellm  the plug-in inside the real LiteLLM proxy, killed and restarted (installs it into .venv-litellm)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
+#   make test-site  the documentation as a site: links, and that it asks no other server for anything
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
 #   make lock    pin what the image installs, with hashes
 #   make docs    the reference pages that are written from the code
+#   make docs-site  the documentation as a site, in build/site
 #   make up      leave a Kafka and a Postgres running for you to use; make down stops them
 #   make clean   remove everything that make, the demo and the tests have put here
 
@@ -19,7 +21,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-rules chaos lint lock check docs up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-rules test-site chaos lint lock check docs docs-site up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -82,6 +84,13 @@ lint: $(VENV)/.installed-lint
 check: $(VENV)/.installed-lint
 	@$(VENV)/bin/python -m pytest tests/checks.py
 
+docs-site: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "build/site is ready: $(VENV)/bin/python -m http.server --directory build/site"
+
+test-site: $(VENV)/.installed-docs
+	@$(VENV)/bin/python -m pytest tests/site
+
 docs: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m docs.generate
 
@@ -109,6 +118,11 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "installing tallystick and what its tests need (about 150 MB, once)"
 	@$(PIP) install -e '.[local,test]'
 	@touch $@ $(VENV)/.installed-local
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	@echo "installing what builds the documentation (about 30 MB, once)"
+	@$(PIP) install -e '.[local,test,docs]'
+	@touch $@ $(VENV)/.installed-local $(VENV)/.installed-test
 
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/bin/python
 	@echo "installing tallystick and its linters"

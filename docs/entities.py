@@ -59,7 +59,7 @@ _INTRODUCTION: Final = """\
 # Tables
 
 Every table with what it is for, and pictures of what refers to what. [The schema](schema.md) says where each comes from and why it is as it is;
-every column that does not explain itself has a comment (`\\\\d+` in psql).
+every column that does not explain itself has a comment (`\\d+` in psql).
 
 A picture shows the columns of keys: those of the primary key are underlined, the number of further columns is below. An arrow is a foreign key
 and leads to what is referred to; a dashed one refers by value, without a foreign key ([why](../decisions/0003-no-foreign-keys-on-the-log.md)).
