@@ -2,6 +2,10 @@
 
 A file is `NNNN_name.sql` in `deploy/migrations` and begins with the line `-- migrate:up`, as dbmate writes it. A file that has been applied
 must not change: what it made is somewhere already, and a correction is a new file.
+
+Workers run on meanwhile. A statement that needs a lock which somebody holds makes everybody wait who comes after it: so it gives up after two
+seconds, lets the others through, and the file is tried again. `-- migrate:up transaction:false` is for what cannot be in a transaction, such as
+an index that is built concurrently: its statements have to bear being repeated.
 """
 
 from __future__ import annotations
@@ -9,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -24,10 +29,17 @@ from shared.sql import Queries
 DIRECTORY = Path(__file__).with_name("migrations")
 _SQL = Queries.load("deploy", "migrate.sql")
 _FILE_NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
-_MARK = re.compile(r"\A(?:\s*|--(?! migrate:)[^\n]*\n)*-- migrate:up[ \t]*$", re.MULTILINE)
+_MARK = re.compile(
+    r"\A(?:\s*|--(?! migrate:)[^\n]*\n)*-- migrate:up(?P<alone> transaction:false)?[ \t]*$", re.MULTILINE
+)
 _LOCK_KEY = 0x7A11_1571_C4_00  # any number that no other program locks
 _LOCK_SECONDS = 120
 _LOCK_POLL_SECONDS = 0.1
+_ATTEMPTS = 20
+"""Of one file, while others hold locks that it needs."""
+_PAUSE_SECONDS = (0.5, 5.0)
+"""Between two attempts: the first pause and the longest one."""
+_IN_THE_WAY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
 
 class MigrationError(TallystickError):
@@ -45,6 +57,12 @@ class Migration:
     @property
     def checksum(self) -> str:
         return hashlib.sha256(self.script.encode()).hexdigest()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether nothing of it stays if it fails."""
+        mark = _MARK.match(self.script)
+        return not (mark and mark["alone"])
 
     @property
     def file(self) -> str:
@@ -139,11 +157,47 @@ async def _apply_pending(
     for migration in to_apply:
         if say:
             say(f"applying {migration.file}")
-        async with connection.transaction():
-            await _run(connection, migration)
-            await connection.execute(_SQL["record"], migration.version, migration.name, migration.checksum)
-    await _apply_role_rights(connection, again=bool(to_apply))
+        if migration.in_transaction:
+            await _past_locks(connection, partial(_apply, connection, migration), migration.file, say)
+        else:
+            await _apply_alone(connection, migration)
+    await _past_locks(connection, partial(_apply_role_rights, connection, again=bool(to_apply)), "granting rights", say)
     return to_apply
+
+
+async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
+    async with connection.transaction():
+        await _run(connection, migration)
+        await connection.execute(_SQL["record"], migration.version, migration.name, migration.checksum)
+
+
+async def _apply_alone(connection: asyncpg.Connection, migration: Migration) -> None:
+    """Apply what cannot be in a transaction. Building an index concurrently waits for others' transactions, and makes nobody wait."""
+    await connection.execute(_SQL["wait_for_locks"])
+    await _run(connection, migration)
+    await connection.execute(_SQL["record"], migration.version, migration.name, migration.checksum)
+    await connection.execute(_SQL["limit_lock_waits"])
+
+
+async def _past_locks(
+    connection: asyncpg.Connection, work: Callable[[], Awaitable[None]], what: str, say: Callable[[str], None] | None
+) -> None:
+    """Do work that needs locks, again and again while others hold them. Raises `MigrationError` that names the oldest transaction."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            await work()
+        except _IN_THE_WAY as error:
+            oldest = await connection.fetchval(_SQL["oldest_transaction"]) or "none is open now"
+            if attempt == _ATTEMPTS:
+                raise MigrationError(
+                    f"{what}: others held a lock that it needs, {attempt} times ({error}); nothing of it was applied. "
+                    f"The oldest transaction: {oldest}. Let it end, or end it, and migrate again"
+                ) from error
+            if say:
+                say(f"{what} waits for a lock; the oldest transaction: {oldest}")
+            await asyncio.sleep(min(_PAUSE_SECONDS[0] * 2 ** (attempt - 1), _PAUSE_SECONDS[1]))
+        else:
+            return
 
 
 async def _apply_role_rights(connection: asyncpg.Connection, *, again: bool) -> None:
@@ -193,18 +247,24 @@ def _not_applied(migrations: Sequence[Migration], history: dict[str, asyncpg.Rec
 
 
 async def _run(connection: asyncpg.Connection, migration: Migration) -> None:
-    """Execute the statements of a migration one by one. Raises `MigrationError` with the line of the one that fails."""
+    """Execute the statements of a migration one by one.
+
+    Raises `MigrationError` with the line of the one that fails, and what Postgres says of a lock that others hold.
+    """
     try:
         statements = list(sql_script.split(migration.script))
     except ValueError as error:
         raise MigrationError(f"{migration.file}: {error}") from error
+    left = "nothing of it was applied" if migration.in_transaction else "what is before it in the file has been done"
     for statement in statements:
         try:
             await connection.execute(statement.text)
+        except _IN_THE_WAY:
+            raise
         except asyncpg.PostgresError as error:
             position = int(error.position) if error.position else None
             raise MigrationError(
-                f"{migration.file}, line {statement.line_at(position)}: {_explain(error)}; nothing of it was applied"
+                f"{migration.file}, line {statement.line_at(position)}: {_explain(error)}; {left}"
             ) from error
 
 

@@ -8,8 +8,20 @@ SELECT pg_try_advisory_lock($1);
 SELECT pg_advisory_unlock($1);
 
 -- name: limit_lock_waits
--- A migration that waits for a table makes everyone behind it wait too: give up soon and let a person choose a better moment.
-SET lock_timeout = '10s';
+-- A migration that waits for a table makes everyone behind it wait too: give up soon, let them through, and try again.
+SET lock_timeout = '2s';
+
+-- name: wait_for_locks
+-- For what makes nobody wait while it waits.
+SET lock_timeout = 0;
+
+-- name: oldest_transaction
+-- Most likely who holds the lock.
+SELECT format('process %s (%s, %s), for %s s: %s', pid, usename, coalesce(nullif(application_name, ''), 'unnamed'),
+              extract(epoch FROM now() - xact_start)::integer, left(regexp_replace(query, '\s+', ' ', 'g'), 60))
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'
+ORDER BY xact_start LIMIT 1;
 
 -- name: create_history
 -- What has been applied.

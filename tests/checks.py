@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.migration_lint import problems, reasons
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -34,3 +36,27 @@ def test_the_types_are_strict_and_sound() -> None:
 
 def test_modules_import_only_what_their_contracts_allow() -> None:
     _assert_succeeds(str(Path(sys.executable).with_name("lint-imports")))
+
+
+def test_migrations_hold_nobody_up() -> None:
+    assert problems(ROOT / "deploy" / "migrations") == []
+    assert all(len(why) > 20 for why in reasons())
+
+
+def test_a_migration_that_would_hold_others_up_is_found(tmp_path: Path) -> None:
+    """Planted: what locks a table that has rows, or takes away what the version before still reads."""
+    (tmp_path / "0099_planted.sql").write_text(
+        "-- migrate:up\n"
+        "CREATE INDEX usage_logs_model ON usage_logs (model_id);\n"
+        "ALTER TABLE users ADD CONSTRAINT short CHECK (length(email) < 200);\n"
+        "ALTER TABLE users DROP COLUMN email;\n"
+        "ALTER TABLE users ALTER COLUMN id TYPE text;\n"
+        "ALTER TABLE users RENAME COLUMN name TO full_name;\n"
+        "-- squawk-ignore ban-drop-table\n"
+        "DROP TABLE activity;\n"
+    )
+    found = {problem.split(": ")[1] for problem in problems(tmp_path) if problem.startswith("0099_planted.sql, line")}
+    assert found == {
+        *("require-concurrent-index-creation", "constraint-missing-not-valid", "ban-drop-column"),
+        *("changing-column-type", "renaming-column"),
+    }

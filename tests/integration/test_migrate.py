@@ -98,3 +98,61 @@ async def test_the_real_migrations_apply_to_an_empty_database(empty_database: st
     assert applied == read_migrations()
     assert await pending(empty_database) == []
     assert await reset(empty_database) == applied
+
+
+async def hold(url: str, table: str) -> asyncpg.Connection:
+    """A session in whose transaction a table is locked, until it is closed."""
+    connection = await asyncpg.connect(url, server_settings={"application_name": "somebody"})
+    await connection.execute(f"BEGIN; LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
+    return connection
+
+
+async def test_a_lock_that_is_held_for_a_while_is_waited_for_without_holding_up_others(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.migrate._PAUSE_SECONDS", (0.05, 0.05))
+    write(tmp_path, "0001_a.sql", "CREATE TABLE a (x int);")
+    await migrate(empty_database, directory=tmp_path)
+    write(tmp_path, "0002_b.sql", "SET LOCAL lock_timeout = '50ms';", "ALTER TABLE a ADD y int;")
+    holder, said, waited = await hold(empty_database, "a"), list[str](), asyncio.Event()
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if "waits for a lock" in line:
+            waited.set()
+
+    migrating = asyncio.create_task(migrate(empty_database, directory=tmp_path, say=hear))
+    async with asyncio.timeout(30):
+        await waited.wait()
+        await holder.execute("INSERT INTO a VALUES (1)")  # who works goes on working
+        await holder.close()
+        assert [m.file for m in await migrating] == ["0002_b.sql"]
+    assert "somebody" in said[1]
+
+
+async def test_a_lock_that_is_never_let_go_is_named(
+    empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.migrate._PAUSE_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("deploy.migrate._ATTEMPTS", 2)
+    write(tmp_path, "0001_a.sql", "CREATE TABLE a (x int);")
+    await migrate(empty_database, directory=tmp_path)
+    write(tmp_path, "0002_b.sql", "SET LOCAL lock_timeout = '50ms';", "ALTER TABLE a ADD y int;")
+    holder = await hold(empty_database, "a")
+    with pytest.raises(MigrationError, match=r"0002_b\.sql: others held a lock that it needs, 2 times .* somebody"):
+        await migrate(empty_database, directory=tmp_path)
+    await holder.close()
+    assert [m.version for m in await pending(empty_database, directory=tmp_path)] == ["0002"]
+
+
+async def test_an_index_is_built_concurrently_outside_a_transaction(empty_database: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "0001_a.sql", "CREATE TABLE a (x int);")
+    await migrate(empty_database, directory=tmp_path)
+    path = tmp_path / "0002_b.sql"
+    path.write_text(
+        "-- migrate:up transaction:false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a_x ON a (x);\nSELECT oops;\n"
+    )
+    with pytest.raises(MigrationError, match=r'line 3: column "oops" .*; what is before it in the file has been done'):
+        await migrate(empty_database, directory=tmp_path)
+    path.write_text("-- migrate:up transaction:false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a_x ON a (x);\n")
+    assert [m.file for m in await migrate(empty_database, directory=tmp_path)] == ["0002_b.sql"]

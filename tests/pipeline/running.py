@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from deploy.local import ports
@@ -15,7 +17,7 @@ from services.billing.reconciliation import Check, reconcile
 from services.cli.demo.publish import Publisher
 from services.cli.demo.record import Record
 from services.cli.demo.watch import Watch
-from services.cli.supervisor import Supervisor, WorkerSpec
+from services.cli.supervisor import Supervisor, WorkerSpec, ask
 from shared.contracts import USAGE_EVENTS
 from shared.postgres import Pool
 from shared.settings import KafkaSettings
@@ -76,3 +78,12 @@ def workers(**counts: int) -> list[WorkerSpec]:
         for name, count in counts.items()
         for number in range(count)
     ]
+
+
+async def until_synced(worker: WorkerSpec, partitions: int) -> None:
+    """Return when an ingest worker says that it runs so many partitions."""
+    wanted = re.compile(rf'^tallystick_consumer_partitions{{.*state="synced".*}} {float(partitions)}$', re.MULTILINE)
+    deadline = monotonic() + 45  # a member that left is missed after its session timeout of 10 s
+    while not wanted.search((await ask(worker.port, "/metrics"))[1]):
+        assert monotonic() < deadline, f"{worker.name} does not run {partitions} partitions after 45 s"
+        await asyncio.sleep(0.1)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import Final
 
 from services.cli.demo.sending import Sending, synthetic
 from services.cli.demo.verdict import compare, count
 from services.cli.demo.world import read_world, sign_up
-from services.cli.supervisor import Supervisor, WorkerSpec, ask
-from tests.pipeline.running import PARTITIONS, Pipeline, workers
+from services.cli.supervisor import Supervisor
+from tests.pipeline.running import PARTITIONS, Pipeline, until_synced, workers
 
 KILLS: Final = 20
 
@@ -41,15 +39,6 @@ async def kill_at_random_moments(running: Supervisor, rng: random.Random) -> lis
             killed.append(rng.choice(alive))
             running.kill(killed[-1])
     return killed
-
-
-async def until_synced(worker: WorkerSpec, partitions: int) -> None:
-    """Return when an ingest worker says that it runs so many partitions."""
-    wanted = re.compile(rf'^tallystick_consumer_partitions{{.*state="synced".*}} {float(partitions)}$', re.MULTILINE)
-    deadline = monotonic() + 45  # a member that left is missed after its session timeout of 10 s
-    while not wanted.search((await ask(worker.port, "/metrics"))[1]):
-        assert monotonic() < deadline, f"{worker.name} does not run {partitions} partitions after 45 s"
-        await asyncio.sleep(0.1)
 
 
 async def test_every_event_is_counted_once_though_workers_are_killed_twenty_times(pipeline: Pipeline) -> None:

@@ -22,7 +22,7 @@ def test_the_committed_migrations_follow_the_rules() -> None:
         ("0001_Upper.sql", "-- migrate:up\n", "not named like"),
         ("0001_unmarked.sql", "CREATE TABLE a ();\n", "does not begin with the line '-- migrate:up'"),
         ("0001_late.sql", "CREATE TABLE a ();\n-- migrate:up\n", "does not begin with the line '-- migrate:up'"),
-        ("0001_option.sql", "-- migrate:up transaction:false\n", "does not begin with the line '-- migrate:up'"),
+        ("0001_option.sql", "-- migrate:up transaction:true\n", "does not begin with the line '-- migrate:up'"),
     ],
 )
 def test_file_that_breaks_a_rule_is_named(tmp_path: Path, name: str, script: str, message: str) -> None:
