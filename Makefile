@@ -5,6 +5,7 @@
 #   make test-k8s  the manifests of Kubernetes (needs Go)
 #   make test-litellm  the plug-in inside the real LiteLLM proxy, killed and restarted (installs it into .venv-litellm)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
+#   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make test-site  the documentation as a site: links, and that it asks no other server for anything
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
@@ -21,7 +22,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-rules test-site chaos lint lock check docs docs-site up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-rules test-observe test-site chaos lint lock check docs docs-site up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -57,6 +58,10 @@ test-rules:
 	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
 	@promtool check config deploy/prometheus/prometheus.yml
 	@promtool test rules deploy/prometheus/rules_test.yml
+
+# Needs Debian's package prometheus. The tests fail where it is missing: they are never skipped.
+test-observe: $(VENV)/.installed-test
+	@$(VENV)/bin/python -m pytest tests/observe
 
 # An environment of its own, as LiteLLM's pins are not ours; what is tested is the plug-in without its distribution's dependencies.
 test-litellm: $(VENV)/.installed-test .venv-litellm/.installed

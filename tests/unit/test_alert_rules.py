@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.grafana.dashboards import DASHBOARDS, Panel
 from docs.generate import metric_modules
+from tests.promql import recorded, selectors
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "prometheus"
@@ -47,22 +47,13 @@ def known_series() -> dict[str, set[str]]:
     return found
 
 
-def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """Yield the series of an expression with the labels that are asked of them."""
-    for name, matchers in re.findall(
-        r"\b((?:tallystick|usage|process)_\w+|up)\b(?!\s*\()(?:\{([^}]*)\})?", re.sub(r"\w+:\w+:\w+", "", expression)
-    ):
-        yield name, set(re.findall(r"(\w+)\s*[=!]", matchers))
-
-
 def assert_known(expression: str) -> None:
     """Every series of an expression is exposed by a service with its labels, or recorded by a rule."""
     known = known_series()
     for name, labels in selectors(expression):
         assert name in known, f"no service exposes {name}"
         assert labels <= known[name] | OF_THE_SCRAPE, f"{name} has no label {labels - known[name]}"
-    recorded = {rule["record"] for rule in RULES if "record" in rule}
-    assert set(re.findall(r"\b\w+:\w+:\w+\b", expression)) <= recorded
+    assert recorded(expression) <= {rule["record"] for rule in RULES if "record" in rule}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
@@ -78,8 +69,8 @@ def test_a_panel_asks_for_series_that_exist_and_says_what_it_shows(panel: Panel)
         assert_known(query)
         asked = set(re.findall(r"\{\{(\w+)\}\}", legend))
         grouped = {label.strip() for found in re.findall(r"by \(([^)]*)\)", query) for label in found.split(",")}
-        recorded = {label for name in re.findall(r"\b(\w+):\w+:\w+\b", query) for label in name.split("_")}
-        assert asked <= grouped | recorded | OF_THE_SCRAPE, f"{query} has no label {asked}"
+        levels = {label for name in recorded(query) for label in name.partition(":")[0].split("_")}
+        assert asked <= grouped | levels | OF_THE_SCRAPE, f"{query} has no label {asked}"
 
 
 def test_the_buckets_that_are_asked_for_exist() -> None:

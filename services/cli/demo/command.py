@@ -35,6 +35,18 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave Kafka and Postgres running, with all that came of it.")
     ] = False,
+    observe: Annotated[
+        bool,
+        typer.Option(
+            "--observe", help="Run a Prometheus (and a Grafana, if there is one) beside it, and go on when all is told."
+        ),
+    ] = False,
+    stay: Annotated[
+        float | None,
+        typer.Option(
+            "--for", min=0, metavar="SECONDS", help="With --observe: go on for so long; until Ctrl-C without it."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -43,7 +55,11 @@ def demo(
 
     Starts a Kafka and a Postgres of its own (or uses those that DATABASE_URL and KAFKA_BOOTSTRAP_SERVERS name), sends usage of about 300
     subscriptions, kills a worker midway, closes last month into invoices, and reconciles. Exit code 0 only if every check holds.
+
+    --observe needs Prometheus on PATH, or named in TALLYSTICK_PROMETHEUS; Grafana likewise, if it is there.
     """
+    if stay is not None and not observe:
+        raise typer.BadParameter("--for says how long to go on with --observe: give both")
     from services.cli.demo.run import Options, run  # noqa: PLC0415 (slow to import)
 
     options = Options(
@@ -54,5 +70,7 @@ def demo(
         rate,
         {"ingest": ingest, "aggregator": aggregator, "billing": 1},
         keep,
+        observe,
+        stay,
     )
     return 0 if run(options, as_json=as_json) else EXIT_UNPROVED

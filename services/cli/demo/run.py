@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,6 +21,9 @@ from deploy.migrate import migrate
 from deploy.seed import seed as seed_database
 from services.cli.checks import console
 from services.cli.demo.display import Display
+from services.cli.demo.live import api_worker, gateways
+from services.cli.demo.observe import Programs, find_programs
+from services.cli.demo.observing import Observing
 from services.cli.demo.outcome import Outcome
 from services.cli.demo.sending import Sending, recorded, synthetic
 from services.cli.demo.story import Story
@@ -55,12 +58,16 @@ class Options:
     rate: float | None
     workers: Mapping[str, int]
     keep: bool
+    observe: bool = False
+    stay: float | None = None
+    """Seconds that an observed demo goes on when all is told; None: until it is interrupted."""
 
 
 def run(options: Options, *, as_json: bool) -> bool:
     """Run a demo and return whether every check holds. Raises `TallystickError` for what a person has to mend."""
     now = datetime.now(UTC)
     trace = inspect(options.trace) if options.trace else None
+    programs = find_programs(os.environ) if options.observe else None
     configure_logs(
         "error", service="demo"
     )  # the workers' logs are theirs; what we call logs to stderr, and only errors
@@ -71,7 +78,7 @@ def run(options: Options, *, as_json: bool) -> bool:
         settings = load(Settings)
         if trace:
             check_window(trace, options.start or default_start(now), now, settings.limits().late)
-        stage = Stage(settings, servers.directory / WORKER_LOGS, now, display)
+        stage = Stage(settings, servers.directory / WORKER_LOGS, now, display, programs)
         outcome = asyncio.run(stage.play(options, trace))
         display.say(
             f"sent at {outcome.published_per_second:,.0f} records/s, all through at {outcome.events_per_second:,.0f}/s"
@@ -114,34 +121,42 @@ class Stage:
     logs: Path
     now: datetime
     display: Display
+    programs: Programs | None = None
+    """What it is observed with."""
 
     async def play(self, options: Options, trace: Trace | None) -> Outcome:
         """Prepare the servers, start the workers, and let the story be told."""
         sending = await self._prepare(options, trace)
+        specs = self._workers(options)
+        pool = await create_pool(self.settings.database_url, max_size=3, application_name="tallystick-demo")
+        try:
+            async with AsyncExitStack() as running:
+                workers = Supervisor(specs, os.environ, logs=self.logs, tell=self.display.say)
+                await running.enter_async_context(workers)
+                await workers.wait_until_ready(READY_SECONDS)
+                self.display.say(f"ready: {', '.join(spec.name for spec in specs)}; their logs are in {self.logs}")
+                observing = Observing(self.programs, self.logs.parent, self.display) if self.programs else None
+                if observing:
+                    await observing.start(running, specs)
+                documents = demo_directory().with_name(DOCUMENTS)
+                story = Story(self.settings, sending, workers, pool, self.display, options.rate, documents)
+                outcome = await story.tell()
+                outcome.workers_restarted = workers.restarts.total()
+                if observing:
+                    async with (await gateways(self.settings, pool, specs[-1])).running():
+                        await observing.stay(options.stay)
+                return outcome
+        finally:
+            await pool.close()
+
+    def _workers(self, options: Options) -> list[WorkerSpec]:
+        """Return the workers to run; with something to look at, the API as well, as the last."""
         specs = [
             WorkerSpec(f"services.{name}", instance, ports.choose())
             for name, count in options.workers.items()
             for instance in range(count)
         ]
-        pool = await create_pool(self.settings.database_url, max_size=3, application_name="tallystick-demo")
-        try:
-            async with Supervisor(specs, os.environ, logs=self.logs, tell=self.display.say) as workers:
-                await workers.wait_until_ready(READY_SECONDS)
-                self.display.say(f"ready: {', '.join(spec.name for spec in specs)}; their logs are in {self.logs}")
-                story = Story(
-                    self.settings,
-                    sending,
-                    workers,
-                    pool,
-                    self.display,
-                    options.rate,
-                    demo_directory().with_name(DOCUMENTS),
-                )
-                outcome = await story.tell()
-                outcome.workers_restarted = workers.restarts.total()
-                return outcome
-        finally:
-            await pool.close()
+        return [*specs, api_worker()] if self.programs else specs
 
     async def _prepare(self, options: Options, trace: Trace | None) -> Sending:
         """Bring schema, topics and customers, and decide what is sent."""
