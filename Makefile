@@ -2,7 +2,7 @@
 #   make demo    see it work, with a real Kafka and a real Postgres that it brings along
 #   make test    all tests, against the same
 #   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
-#   make test-k8s  the manifests of Kubernetes (needs Go)
+#   make test-k8s  the manifests of Kubernetes, applied to a real API server (needs Go to build it)
 #   make test-litellm  the plug-in inside the real LiteLLM proxy, killed and restarted (installs it into .venv-litellm)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
@@ -40,13 +40,15 @@ $(VENV)/bin/stripe-mock: | $(VENV)/bin/python
 	@echo "installing stripe-mock with Go (once)"
 	@GOBIN=$(abspath $(VENV))/bin go install github.com/stripe/stripe-mock@v0.203.0
 
-# The manifests of Kubernetes: needs Go to install kustomize.
-test-k8s: $(VENV)/.installed-test $(VENV)/bin/kustomize
-	@KUSTOMIZE=$(abspath $(VENV))/bin/kustomize $(VENV)/bin/python -m pytest tests/k8s
+# The manifests of Kubernetes, against a real API server and by a real kubectl: needs Go to build them.
+test-k8s: $(VENV)/.installed-test $(VENV)/bin/controlplane
+	@CONTROL_PLANE=$(abspath $(VENV))/bin/controlplane $(VENV)/bin/python -m pytest tests/k8s
 
-$(VENV)/bin/kustomize: | $(VENV)/bin/python
-	@echo "installing kustomize with Go (once)"
-	@GOBIN=$(abspath $(VENV))/bin go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.2
+CONTROL_PLANE_SOURCES = $(wildcard tests/k8s/controlplane/*)
+
+$(VENV)/bin/controlplane: $(CONTROL_PLANE_SOURCES) | $(VENV)/bin/python
+	@echo "building the API server of Kubernetes and kubectl with Go (three minutes, once)"
+	@cd tests/k8s/controlplane && go build -ldflags='-s -w' -o $(abspath $@) .
 
 # What the image installs, pinned with hashes. Run it when the dependencies in pyproject.toml change.
 lock: $(VENV)/.installed-lint

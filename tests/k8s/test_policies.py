@@ -13,7 +13,8 @@ import yaml
 from docs.generate import settings_page
 from services.ingest.app import GROUP as INGEST_GROUP
 from shared.kafka import topic_plan
-from tests.k8s.conftest import ROOT, Manifest, build
+from tests.k8s.api_server import Manifest
+from tests.k8s.conftest import K8S, ROOT, build
 
 WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
 MADE_BY_OPERATORS: Final = {"tallystick-cluster-ca-cert"}
@@ -91,7 +92,15 @@ def open_ports(manifests: list[Manifest]) -> list[str]:
 def unknown_variables(manifests: list[Manifest]) -> list[str]:
     """Environment variables that no service reads."""
     known = set(re.findall(r"`((?:TALLYSTICK_\w+|DATABASE_URL|KAFKA_BOOTSTRAP_SERVERS))`", settings_page()))
-    given = {key for m in manifests if m["kind"] == "ConfigMap" for key in m["data"]}
+    maps = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
+    read = [
+        f["configMapRef"]["name"]
+        for _, t in pods(manifests)
+        for c in t["spec"]["containers"]
+        for f in c["envFrom"]
+        if "configMapRef" in f
+    ]
+    given = {key for name in read for key in maps[name]}
     given |= {e["name"] for _, t in pods(manifests) for c in t["spec"]["containers"] for e in c.get("env", [])}
     return sorted(given - known)
 
@@ -128,7 +137,7 @@ def test_every_overlay_keeps_the_rule(rule: Callable[[list[Manifest]], list[str]
 
 @pytest.mark.parametrize("name", ["production", "openshift"])
 def test_every_secret_is_made_by_somebody(name: str) -> None:
-    assert missing_secrets(build(f"overlays/{name}")) == []
+    assert missing_secrets(build(K8S / "overlays" / name)) == []
 
 
 def _without(path: str) -> Callable[[dict[str, Any]], None]:
@@ -163,19 +172,36 @@ def _without(path: str) -> Callable[[dict[str, Any]], None]:
 def test_a_planted_defect_is_found(
     rule: Callable[[list[Manifest]], list[str]], defect: Callable[[dict[str, Any]], None]
 ) -> None:
-    manifests = copy.deepcopy(build("overlays/production"))
+    manifests = copy.deepcopy(build(K8S / "overlays" / "production"))
     sound = rule(manifests)
     defect(next(template["spec"] for name, template in pods(manifests) if "ingest" in name))
     assert len(rule(manifests)) > len(sound)
 
 
 def test_the_topics_are_those_of_the_contracts() -> None:
-    topics = {m["metadata"]["name"]: m["spec"] for m in build("overlays/production") if m["kind"] == "KafkaTopic"}
+    topics = {
+        m["metadata"]["name"]: m["spec"] for m in build(K8S / "overlays" / "production") if m["kind"] == "KafkaTopic"
+    }
     assert {name: spec["partitions"] for name, spec in topics.items()} == topic_plan(8)
 
 
+def test_autoscaling_asks_the_brokers_of_this_namespace() -> None:
+    manifests = build(K8S / "overlays" / "production")
+    [settings] = [m for m in manifests if m["metadata"]["name"] == "tallystick-settings"]
+    host, port = settings["data"]["KAFKA_BOOTSTRAP_SERVERS"].split(":")
+    asked = {
+        trigger["metadata"]["bootstrapServers"]
+        for m in manifests
+        if m["kind"] == "ScaledObject"
+        for trigger in m["spec"]["triggers"]
+    }
+    assert asked == {f"{host}.{settings['metadata']['namespace']}.svc:{port}"}
+
+
 def test_workers_scale_by_the_lag_of_their_own_group() -> None:
-    scaled = {m["metadata"]["name"]: m["spec"] for m in build("overlays/production") if m["kind"] == "ScaledObject"}
+    scaled = {
+        m["metadata"]["name"]: m["spec"] for m in build(K8S / "overlays" / "production") if m["kind"] == "ScaledObject"
+    }
     assert scaled["tallystick-ingest"]["triggers"][0]["metadata"]["consumerGroup"] == INGEST_GROUP
     for name, spec in scaled.items():
         [trigger] = spec["triggers"]
@@ -185,6 +211,6 @@ def test_workers_scale_by_the_lag_of_their_own_group() -> None:
 
 
 def test_the_alert_rules_are_those_that_are_tested() -> None:
-    [rule] = [m for m in build("overlays/production") if m["kind"] == "PrometheusRule"]
+    [rule] = [m for m in build(K8S / "overlays" / "production") if m["kind"] == "PrometheusRule"]
     tested = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
     assert rule["spec"]["groups"] == tested["groups"]

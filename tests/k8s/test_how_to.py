@@ -1,0 +1,96 @@
+"""The how-to is walked as it is written: its commands, by a real kubectl, on a cluster whose node is simulated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.documentation import ROOT, Block, blocks_of, script_of
+from tests.k8s.api_server import ApiServer
+from tests.k8s.conftest import K8S, program
+from tests.k8s.simulated_node import NODE, SimulatedNode
+
+PAGE = ROOT / "docs" / "how-to" / "kubernetes.md"
+WITHIN_SECONDS = 120.0
+
+
+def section(name: str) -> list[Block]:
+    """Return the code blocks of one section of the page."""
+    _, found, rest = PAGE.read_text().partition(f"\n## {name}\n")
+    assert found, f"{PAGE} has no section {name}"
+    return blocks_of(rest.partition("\n## ")[0])
+
+
+class Reader:
+    """Somebody who has a checkout and kubectl, and types what the page says."""
+
+    def __init__(self, api: ApiServer, folder: Path) -> None:
+        self._folder = folder
+        shutil.copytree(K8S, folder / "deploy" / "k8s")
+        (folder / "bin").mkdir()
+        kubectl = folder / "bin" / "kubectl"
+        kubectl.write_text(f'#!/bin/sh\nexec {program()} kubectl "$@"\n')
+        kubectl.chmod(0o755)
+        (folder / "kubeconfig").write_text(yaml.safe_dump(_kubeconfig(api)))
+
+    def write(self, block: Block) -> None:
+        """Write a block whose first line names its file."""
+        place = self._folder / block.body.partition("\n")[0].removeprefix("# ")
+        place.parent.mkdir(parents=True)
+        place.write_text(block.body)
+
+    def type(self, block: Block) -> str:
+        """Run the commands of a block and return what they print. Fails with the first that fails, and on warnings."""
+        environment = {**os.environ, "KUBECONFIG": str(self._folder / "kubeconfig"), "NS": "tallystick"}
+        environment["PATH"] = f"{self._folder / 'bin'}{os.pathsep}{environment['PATH']}"
+        done = subprocess.run(
+            ["/bin/bash", "-ec", script_of(block)],
+            cwd=self._folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+
+def _kubeconfig(api: ApiServer) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "here", "cluster": {"server": api.address, "certificate-authority": str(api.certificate)}}
+        ],
+        "users": [{"name": "tests", "user": {"token": api.token}}],
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "tests"}}],
+        "current-context": "here",
+    }
+
+
+@pytest.fixture
+def reader(api: ApiServer, tmp_path: Path) -> Reader:
+    api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    return Reader(api, tmp_path)
+
+
+def test_the_page_installs_and_upgrades(api: ApiServer, reader: Reader) -> None:
+    [mine] = section("2. Make it yours")
+    reader.write(mine)
+    prepare, try_out, install = section("4. Apply")
+    reader.type(prepare)
+    tried = reader.type(try_out).splitlines()
+    assert [line for line in tried if not line.endswith("serverside-applied (server dry run)")] == []
+    assert api.items("/apis/apps/v1/namespaces/tallystick/deployments") == []
+    SimulatedNode(api, "tallystick").start()
+    assert "job.batch/tallystick-migrate condition met" in reader.type(install)
+    [again] = section("Upgrade")
+    assert 'job.batch "tallystick-migrate" deleted' in reader.type(again)
