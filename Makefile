@@ -3,6 +3,7 @@
 #   make test    all tests, against the same
 #   make test-stripe  payments against stripe-mock, Stripe's stand-in (needs Go to install it)
 #   make test-k8s  the manifests of Kubernetes, applied to a real API server (needs Go to build it)
+#   make test-containers  the image, built and run with all of deploy/compose.yaml (needs Docker; or root, podman, buildah, runc, netavark, aardvark-dns, mmdebstrap; and prometheus)
 #   make test-litellm  the plug-in inside the real LiteLLM proxy, killed and restarted (installs it into .venv-litellm)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
@@ -22,7 +23,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-rules test-observe test-site chaos lint lock check docs docs-site up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site chaos lint lock check docs docs-site up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -49,6 +50,9 @@ CONTROL_PLANE_SOURCES = $(wildcard tests/k8s/controlplane/*)
 $(VENV)/bin/controlplane: $(CONTROL_PLANE_SOURCES) | $(VENV)/bin/python
 	@echo "building the API server of Kubernetes and kubectl with Go (three minutes, once)"
 	@cd tests/k8s/controlplane && go build -ldflags='-s -w' -o $(abspath $@) .
+
+test-containers: $(VENV)/.installed-test
+	@$(VENV)/bin/python -m pytest tests/compose
 
 # What the image installs, pinned with hashes. Run it when the dependencies in pyproject.toml change.
 lock: $(VENV)/.installed-lint

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from services.billing.reconciliation import Check, reconcile
 from services.cli.checks import show as show_checks
@@ -23,7 +23,6 @@ from services.cli.demo.sending import Sending
 from services.cli.demo.verdict import compare, count, stored_usage
 from services.cli.demo.watch import POLL_SECONDS, Progress, Show, Watch
 from services.cli.demo.world import QUERIES, sign_up
-from services.cli.supervisor import Supervisor
 from services.ingest.settings import Settings
 from shared.contracts import USAGE_EVENTS
 from shared.errors import ServiceUnavailable
@@ -33,13 +32,25 @@ from shared.postgres import Connection, Pool
 VICTIM: Final = "ingest-0"
 
 
+class Workers(Protocol):
+    """What the story asks of those who run the workers: the demo's supervisor, or containers."""
+
+    def kill(self, name: str) -> int:
+        """Kill a worker with SIGKILL, so that it is started again; return its process id."""
+        ...
+
+    async def problems(self) -> list[str]:
+        """Return what those say that are not ready."""
+        ...
+
+
 @dataclass(slots=True)
 class Story:
     """One run against workers that are ready."""
 
     settings: Settings
     sending: Sending
-    workers: Supervisor
+    workers: Workers
     pool: Pool
     display: Display
     rate: float | None
