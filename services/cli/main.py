@@ -29,6 +29,7 @@ COMMANDS = {
     "topics": "services.cli.topics:topics",
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
+    "doctor": "services.cli.doctor.command:doctor",
     "reconcile": "services.cli.reconcile:reconcile",
     "export": "services.cli.export:app",
     "invoice": "services.cli.invoices.command:app",

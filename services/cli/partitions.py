@@ -7,13 +7,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
 import typer
 
 if TYPE_CHECKING:
-    from services.ingest.settings import Settings
     from shared.period import Period
     from shared.postgres import Connection
 
@@ -50,9 +49,10 @@ def ensure(
     ] = None,
 ) -> None:
     """Make the current month and those after it, where they are missing. Ingest does the same by a timer."""
+    from services.cli.servers import ingest_number  # noqa: PLC0415
     from services.ingest.partitions import ahead  # noqa: PLC0415
 
-    wanted = months if months is not None else int(_default("ingest_partitions_ahead"))
+    wanted = months if months is not None else ingest_number("ingest_partitions_ahead")
     names = asyncio.run(_with_connection(lambda connection: ahead.ensure(connection, datetime.now(UTC), wanted)))
     typer.echo(f"there: {', '.join(names)}")
 
@@ -119,6 +119,7 @@ def release(
 async def _archive_all(connection: Connection, end: Period, directory: Path, yes: bool) -> int:
     from datetime import timedelta  # noqa: PLC0415
 
+    from services.cli.servers import ingest_number  # noqa: PLC0415
     from services.ingest.partitions import store  # noqa: PLC0415
     from services.ingest.partitions.archive import archive as move  # noqa: PLC0415
     from services.ingest.partitions.manifest import PartitionError, month_of, spelled  # noqa: PLC0415
@@ -133,7 +134,7 @@ async def _archive_all(connection: Connection, end: Period, directory: Path, yes
     for month in months:
         try:
             await _check_derived(connection, month)
-            late = timedelta(days=int(_default("ingest_late_days")))
+            late = timedelta(days=ingest_number("ingest_late_days"))
             manifest = await move(connection, month, directory, now=datetime.now(UTC), late=late)
         except PartitionError as error:
             kept += 1
@@ -197,24 +198,6 @@ def _span(start: str, end: str) -> Period:
     if last < first:
         raise ConfigurationError(f"the range ends ({end}) before it begins ({start})")
     return Period(first.start, last.end)
-
-
-def _default(field: str) -> Any:
-    """Return what the environment says for one of ingest's settings, else its default."""
-    import os  # noqa: PLC0415
-
-    from services.ingest.settings import Settings as Ingest  # noqa: PLC0415
-    from shared.errors import ConfigurationError  # noqa: PLC0415
-    from shared.settings import variable_name  # noqa: PLC0415
-
-    settings: type[Settings] = Ingest
-    name = variable_name(settings, field)
-    text = os.environ.get(name)
-    if text is None:
-        return settings.model_fields[field].default
-    if not text.isdigit():
-        raise ConfigurationError(f"{name} is {text!r}: a number is expected")
-    return text
 
 
 async def _with_connection(work: Callable[[Connection], Awaitable[T]]) -> T:
