@@ -14,7 +14,7 @@ from tests.k8s.conftest import COMPONENTS, K8S, OVERLAYS, built_for
 from tests.k8s.earlier import NEEDED, earlier_versions
 from tests.k8s.test_policies import pods
 
-EARLIER_VERSIONS: Final = 3
+EARLIER_VERSIONS: Final = 2
 """From so many versions of the manifests a cluster is upgraded."""
 MIGRATION: Final = "tallystick-migrate"
 

@@ -92,5 +92,8 @@ def test_the_page_installs_and_upgrades(api: ApiServer, reader: Reader) -> None:
     assert api.items("/apis/apps/v1/namespaces/tallystick/deployments") == []
     SimulatedNode(api, "tallystick").start()
     assert "job.batch/tallystick-migrate condition met" in reader.type(install)
+    start, _, end = section("5. Commands")
+    reader.type(start)
+    reader.type(end)
     [again] = section("Upgrade")
     assert 'job.batch "tallystick-migrate" deleted' in reader.type(again)

@@ -51,8 +51,7 @@ def is_rolled_out(workload: Manifest) -> bool:
     status, replicas = workload.get("status", {}), workload["spec"]["replicas"]
     return bool(
         status.get("observedGeneration") == workload["metadata"]["generation"]
-        and status.get("updatedReplicas") == status.get("replicas") == replicas
-        and status.get("availableReplicas") == replicas
+        and all(status.get(which, 0) == replicas for which in ("replicas", "updatedReplicas", "availableReplicas"))
         and status.get("currentRevision") == status.get("updateRevision")
     )
 
