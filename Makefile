@@ -9,10 +9,14 @@
 #   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make test-site  the documentation as a site: links, and that it asks no other server for anything
+#   make test-wheel  the wheel: the same on every machine, and enough by itself in an empty environment
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
-#   make lock    pin what the image installs, with hashes
+#   make lock    pin what the image installs, with hashes, and list the licences
+#   make wheel   the distribution files, in dist
+#   make sbom    what the image consists of, in CycloneDX, in build/sbom.json
+#   make audit   known vulnerabilities of what the image installs (asks pypi.org)
 #   make docs    the reference pages that are written from the code
 #   make docs-site  the documentation as a site, in build/site
 #   make up      leave a Kafka and a Postgres running for you to use; make down stops them
@@ -23,7 +27,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site chaos lint lock check docs docs-site up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site test-wheel chaos lint lock wheel sbom audit check docs docs-site up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -58,6 +62,31 @@ test-containers: $(VENV)/.installed-test
 lock: $(VENV)/.installed-lint
 	@printf 'hatchling>=1.27\n' | $(VENV)/bin/uv pip compile pyproject.toml - --extra documents --extra archive --extra stripe \
 	  --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --no-header --output-file deploy/requirements.lock
+	@$(MAKE) --silent .venv-locked/.installed
+	@.venv-locked/bin/python docs/licences.py
+
+# Exactly what the image installs, for questions about that.
+.venv-locked/.installed: deploy/requirements.lock
+	@echo "installing what the image installs (about 350 MB)"
+	@$(PYTHON) -m venv --clear .venv-locked
+	@.venv-locked/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r deploy/requirements.lock
+	@touch $@
+
+# The same bytes on every machine: the times in them are that of the last commit.
+wheel: $(VENV)/.installed-release
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/bin/python -m build --no-isolation --outdir dist
+
+test-wheel: $(VENV)/.installed-release
+	@$(VENV)/bin/python -m pytest tests/wheel
+
+sbom: $(VENV)/.installed-release .venv-locked/.installed
+	@mkdir -p build
+	@$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+	  --output-file build/sbom.json .venv-locked/bin/python
+
+# Strict: a package that cannot be asked about, as without a network, is a failure.
+audit: $(VENV)/.installed-release
+	@$(VENV)/bin/pip-audit --strict --requirement deploy/requirements.lock --require-hashes --disable-pip
 
 # Needs promtool, which Debian's package prometheus has.
 test-rules:
@@ -114,7 +143,7 @@ down: $(VENV)/.installed-local
 clean:
 	@if [ -x $(VENV)/bin/tallystick ]; then $(VENV)/bin/tallystick local down --purge; fi
 	@if [ -x $(VENV)/bin/tallystick ]; then TALLYSTICK_LOCAL_DIR=.tallystick/demo $(VENV)/bin/tallystick local down --purge; fi
-	rm -rf $(VENV) .venv-litellm .tallystick .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-litellm .venv-locked .tallystick build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@echo "making a virtual environment in $(VENV)"
@@ -134,6 +163,11 @@ $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	@echo "installing what builds the documentation (about 30 MB, once)"
 	@$(PIP) install -e '.[local,test,docs]'
 	@touch $@ $(VENV)/.installed-local $(VENV)/.installed-test
+
+$(VENV)/.installed-release: pyproject.toml | $(VENV)/bin/python
+	@echo "installing what builds and examines the distribution"
+	@$(PIP) install -e '.[dev,release]'
+	@touch $@ $(VENV)/.installed-local $(VENV)/.installed-test $(VENV)/.installed-lint
 
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/bin/python
 	@echo "installing tallystick and its linters"
