@@ -120,3 +120,17 @@ def test_the_dry_run_tells_what_is_wrong(reader: Reader, kind: str, operation: s
     _, try_out, _ = section("4. Apply")
     with pytest.raises(Complaint, match=said):
         reader.type(try_out)
+
+
+def test_the_cluster_of_a_moment_is_made_of_the_archive(api: ApiServer, reader: Reader) -> None:
+    [block] = section("Back to a moment")
+    restored = yaml.safe_load(block.body)
+    api.apply(restored, dry_run=True)
+    archived, store, _ = yaml.safe_load_all((K8S / "components" / "cloudnative-pg" / "cluster.yaml").read_text())
+    [source] = restored["spec"]["externalClusters"]
+    assert source["plugin"]["parameters"] == {
+        "barmanObjectName": store["metadata"]["name"],
+        "serverName": archived["metadata"]["name"],
+    }
+    alike = ("instances", "imageName", "storage", "walStorage")
+    assert [restored["spec"][key] for key in alike] == [archived["spec"][key] for key in alike]
