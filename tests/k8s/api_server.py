@@ -58,10 +58,6 @@ class ApiServer:
             manifest, "POST", path, {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
         )
 
-    def get(self, manifest: Manifest) -> Manifest:
-        """Return the object that a manifest names as the server has it."""
-        return self._decoded(self._client.get(self.path_of(manifest)))
-
     def items(self, path: str) -> list[Manifest]:
         """Return all objects below a path such as `/api/v1/namespaces/x/pods`."""
         found: list[Manifest] = self._decoded(self._client.get(path))["items"]

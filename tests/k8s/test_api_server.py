@@ -16,7 +16,8 @@ from tests.k8s.test_policies import pods
 
 EARLIER_VERSIONS: Final = 2
 """From so many versions of the manifests a cluster is upgraded."""
-MIGRATION: Final = "tallystick-migrate"
+REVISION: Final = "deployment.kubernetes.io/revision"
+"""An annotation by the deployment controller."""
 
 
 def apply_all(api: ApiServer, manifests: list[Manifest]) -> list[Manifest]:
@@ -40,9 +41,10 @@ def differences(wanted: Any, found: Any, place: str = "") -> Iterator[str]:
 
 
 def settled(thing: Manifest) -> Manifest:
-    """Return an object without what controllers write to it meanwhile."""
-    metadata = {key: value for key, value in thing["metadata"].items() if key not in {"resourceVersion", "annotations"}}
+    """Return an object without what controllers write to it meanwhile: who applied what, and when, is still in it."""
+    metadata = {key: value for key, value in thing["metadata"].items() if key != "resourceVersion"}
     metadata["managedFields"] = [entry for entry in metadata["managedFields"] if entry["operation"] == "Apply"]
+    metadata["annotations"] = {k: v for k, v in metadata.get("annotations", {}).items() if k != REVISION}
     return {**{key: value for key, value in thing.items() if key != "status"}, "metadata": metadata}
 
 
