@@ -18,6 +18,7 @@
 #   make sbom    what the image consists of, in CycloneDX, in build/sbom.json
 #   make audit   known vulnerabilities of what the image installs (asks pypi.org)
 #   make docs    the reference pages that are written from the code
+#   make pictures  the pictures of docs/pictures, from a demo
 #   make docs-site  the documentation as a site, in build/site
 #   make up      leave a Kafka and a Postgres running for you to use; make down stops them
 #   make clean   remove everything that make, the demo and the tests have put here
@@ -27,7 +28,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site test-wheel chaos lint lock wheel sbom audit check docs docs-site up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site test-wheel chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -123,6 +124,9 @@ lint: $(VENV)/.installed-lint
 
 check: $(VENV)/.installed-lint
 	@$(VENV)/bin/python -m pytest tests/checks.py
+
+pictures: $(VENV)/.installed-local
+	@$(VENV)/bin/python -m docs.pictures
 
 docs-site: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet

@@ -77,10 +77,10 @@ def read(page: Path) -> Html:
 
 
 def elsewhere(directory: Path) -> Iterator[str]:
-    """Yield what pages and styles would fetch from other servers."""
+    """Yield what pages, styles and pictures would fetch from other servers."""
     for page in directory.rglob("*.html"):
         yield from (f"{page.name}: {url}" for url in read(page).fetched if urlsplit(url).netloc)
-    for style in directory.rglob("*.css"):
+    for style in [*directory.rglob("*.css"), *directory.rglob("*.svg")]:
         urls = re.findall(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", style.read_text(encoding="utf-8"))
         yield from (f"{style.name}: {url}" for url in urls)
 
