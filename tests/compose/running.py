@@ -197,7 +197,8 @@ def network() -> Iterator[Any]:
     from docker.types import IPAMConfig, IPAMPool  # type: ignore[import-untyped]  # noqa: PLC0415
     from testcontainers.core.network import Network  # noqa: PLC0415
 
-    pool = IPAMPool(subnet=f"10.{64 + secrets.randbelow(128)}.{secrets.randbelow(256)}.0/24")
+    # Of the range that is kept for tests, which no network of this machine has.
+    pool = IPAMPool(subnet=f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}.0/24")
     bridge = {"com.docker.network.bridge.name": f"ts{secrets.token_hex(4)}"}
     with Network(docker_network_kw={"ipam": IPAMConfig(pool_configs=[pool]), "options": bridge}) as made:
         yield made

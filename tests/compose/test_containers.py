@@ -181,20 +181,19 @@ def test_the_image_says_what_it_is_and_how_to_be_run(containers: Engine, image: 
 
 
 def test_the_image_has_all_of_our_code_and_no_installer(composition: Composition) -> None:
-    listing = "import json, importlib.metadata as m; print(json.dumps([d.name for d in m.distributions()]))"
-    installed = set(json.loads(composition.command("api", "python", "-c", listing)))
-    assert not {"pip", "setuptools", "hatchling"} & installed
-    wanted = {
+    installed = "import importlib.metadata as m; print({d.name for d in m.distributions()} & {'pip', 'setuptools', 'hatchling'})"
+    assert composition.command("api", "python", "-c", installed).strip() == "set()"
+    files = [
         str(file.relative_to(ROOT))
         for package in PACKAGES
         for kind in ("py", "sql")
         for file in (ROOT / package).rglob(f"*.{kind}")
-    }
-    script = "import pathlib, shared; print(pathlib.Path(shared.__path__[0]).parent)"
-    where = composition.command("api", "python", "-c", script).strip()
-    found = composition.command("api", "find", *(f"{where}/{package}" for package in PACKAGES), "-type", "f")
-    missing = wanted - {file.removeprefix(f"{where}/") for file in found.splitlines()}
-    assert [file for file in sorted(missing) if not file.startswith("deploy/grafana/")] == []
+        if file.parent.name != "grafana"  # what dashboards are written from
+    ]
+    # Looked for in there: podman may cut off what a command says, where that is long.
+    script = "import sys, pathlib as p, shared; print([f for f in sys.argv[1:] if not (p.Path(shared.__path__[0]).parent / f).exists()])"
+    assert len(files) > 500
+    assert composition.command("api", "python", "-c", script, *files).strip() == "[]"
 
 
 def test_the_context_of_the_build_is_small(containers: Engine, tmp_path: Path) -> None:
