@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
 
 from services.ingest.acceptance import Rejected
-from services.ingest.deltas import aggregate_corrected
+from services.ingest.deltas import Sums, corrected
 from services.ingest.rows import UsageRow
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageDelta, UsageRecorded, encode
 from shared.outbox import Message
@@ -39,16 +39,19 @@ ENTRY_BYTES = 450
 def announce_recorded(
     batch_id: UUID,
     origin: Origin,
-    rows: Sequence[UsageRow],
+    own: Sums,
     recorded_at: datetime,
     *,
-    corrected: Corrections | None = None,
+    corrections: Corrections | None = None,
 ) -> list[Message]:
-    """Return the `usage.recorded` messages of a batch: none for no rows, several where one would be too large."""
-    replaced, reversed_ = (corrected.replaced, corrected.reversed) if corrected else ((), ())
-    if not rows and not reversed_:
+    """Return the `usage.recorded` messages of a batch: none for no rows, several where one would be too large.
+
+    `own` is what its own rows add up to, without those of its corrections.
+    """
+    replaced, reversed_ = (corrections.replaced, corrections.reversed) if corrections else ((), ())
+    deltas, providers = corrected(own, replaced, reversed_)
+    if not deltas:
         return []
-    deltas, providers = aggregate_corrected(rows, replaced, reversed_)
     parts = 1 + (len(deltas) + len(providers)) * ENTRY_BYTES // MESSAGE_BYTES
     if parts > 1:
         deltas.sort(key=lambda delta: delta.subscription_id.bytes)

@@ -6,11 +6,12 @@ Positive answers are kept: a subscription is never deleted and a key never chang
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
 
 from services.ingest.acceptance import Reason, Rejected
+from services.ingest.packing import owner_columns
 from shared.contracts import UsageEvent
 from shared.corrections import AmendEvent
 from shared.ids import uuid_of_bytes
@@ -28,6 +29,11 @@ class Owner:
 
     subscription_id: UUID
     api_key_id: UUID | None
+    columns: bytes = field(init=False, repr=False, compare=False)
+    """Both, as COPY takes them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", owner_columns(self.subscription_id, self.api_key_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -24,7 +25,14 @@ _MINUTE = timedelta(minutes=1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[ProviderDelta]]:
+class Sums(NamedTuple):
+    """What rows add up to."""
+
+    deltas: list[UsageDelta]
+    providers: list[ProviderDelta]
+
+
+def aggregate(rows: Iterable[UsageRow]) -> Sums:
     """Return the deltas of `rows`, in the order in which their keys first appear; behind them those that name so many
     reservations that another of their key was begun.
     """
@@ -72,23 +80,39 @@ def aggregate(rows: Iterable[UsageRow]) -> tuple[list[UsageDelta], list[Provider
             seen = minutes[row.provider, minute] = []
         seen.append(row)
     observed = [_observe(provider, minute, seen) for (provider, minute), seen in minutes.items() if provider]
-    return [*deltas.values(), *full], observed
+    return Sums([*deltas.values(), *full], observed)
 
 
-def aggregate_corrected(
-    rows: Sequence[UsageRow], replaced: Sequence[UsageRow], reversed_: Sequence[UsageRow]
-) -> tuple[list[UsageDelta], list[ProviderDelta]]:
-    """Return the deltas of a batch: `rows` and `replaced` add, `reversed_`, the rows that were taken back, subtract.
+def merge(deltas: Iterable[UsageDelta]) -> list[UsageDelta]:
+    """Add up deltas of one key, but for those that would name too many reservations."""
+    merged: dict[tuple[object, ...], UsageDelta] = {}
+    full: list[UsageDelta] = []
+    for delta in deltas:
+        key = _key(delta)
+        same = merged.get(key)
+        if same is not None and len(same.reservations) + len(delta.reservations) > MOST_RESERVATIONS:
+            full.append(merged.pop(key))
+            same = None
+        if same is None:
+            merged[key] = delta
+        else:
+            same.reservations += delta.reservations
+            _add(merged, delta)
+    return [*merged.values(), *full]
+
+
+def corrected(added: Sums, replaced: Sequence[UsageRow], reversed_: Sequence[UsageRow]) -> Sums:
+    """Return the deltas of a batch: `replaced` is added to what its own rows add up to, `reversed_`, the rows that were taken
+    back, is subtracted.
 
     Sums may be negative, or nothing. A correction observes no provider, and what is taken back settles no reservation.
     """
-    added, observed = aggregate(rows)
     if not replaced and not reversed_:
-        return added, observed
+        return added
     naming = [
-        delta for delta in added if delta.reservations
+        delta for delta in added.deltas if delta.reservations
     ]  # they stay as they are: adding to them might make them too large
-    deltas = {_key(delta): delta for delta in added if not delta.reservations}
+    deltas = {_key(delta): delta for delta in added.deltas if not delta.reservations}
     for delta in aggregate(replaced)[0]:
         if delta.reservations:
             naming.append(delta)
@@ -96,7 +120,7 @@ def aggregate_corrected(
             _add(deltas, delta)
     for delta in aggregate(reversed_)[0]:
         _add(deltas, _negated(delta))
-    return [*deltas.values(), *naming], observed
+    return Sums([*deltas.values(), *naming], added.providers)
 
 
 _KEY = (

@@ -20,11 +20,12 @@ from services.ingest.acceptance import Correction, Limits, Rejected, accept
 from services.ingest.announcement import announce_recorded, announce_refused
 from services.ingest.attribution import Attributor, Owner, Unknown, name_of
 from services.ingest.corrections import Corrected, Correcting, apply_corrections
-from services.ingest.log import Candidate, UsageLog
+from services.ingest.deltas import Sums
+from services.ingest.log import UsageLog
+from services.ingest.packing import Candidate
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.refusals import Refusals, Remember
-from services.ingest.rows import UsageRow, usage_row
 from services.ingest.store import Counts
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
@@ -48,9 +49,11 @@ class Decoded:
 
 @dataclass(slots=True)
 class Taken:
-    """What became of a batch's records: each is a row, applied in `corrected`, a duplicate, refused, or held."""
+    """What became of a batch's records: each is stored, applied in `corrected`, a duplicate, refused, or held."""
 
-    rows: list[UsageRow]
+    stored: list[Candidate]
+    sums: Sums
+    """What the stored ones add up to."""
     corrected: Corrected
     duplicates: int
     refused: list[tuple[Record, Rejected]]
@@ -59,7 +62,7 @@ class Taken:
     @property
     def inserted(self) -> int:
         """Records that left rows: one each, an amendment two."""
-        return len(self.rows) + self.corrected.applied
+        return len(self.stored) + self.corrected.applied
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ class IngestBatch:
         ids = await store.quarantine(connection, origin, batch_id, taken.refused)
         await store.hold(connection, origin, batch_id, taken.held)
 
-        announced = announce_recorded(batch_id, origin, taken.rows, now, corrected=taken.corrected)
+        announced = announce_recorded(batch_id, origin, taken.sums, now, corrections=taken.corrected)
         letters = announce_refused(origin, ids, taken.refused)
         await self.outbox.enqueue(connection, [*announced, *letters])
 
@@ -117,12 +120,12 @@ class IngestBatch:
 
     async def take_in(self, connection: Connection, batch_id: UUID, decoded: Decoded) -> Taken:
         """Store what is new: usage first, so that a correction finds an original that came with it, before or behind it."""
-        taken = Taken([], Corrected(), 0, decoded.refused, [])
-        candidates = await self._candidates(connection, batch_id, decoded.usage, taken)
+        taken = Taken([], Sums([], []), Corrected(), 0, decoded.refused, [])
+        candidates = await self._candidates(connection, decoded.usage, taken)
         corrections = await self._corrections(connection, decoded.corrections, taken)
-        inserted = await self.log.insert(connection, candidates)
+        inserted = await self.log.insert(connection, candidates, batch_id)
         taken.corrected = corrected = await apply_corrections(connection, batch_id, corrections)
-        taken.rows = inserted.rows
+        taken.stored, taken.sums = inserted.stored, inserted.sums()
         taken.duplicates = inserted.duplicates + corrected.duplicates
         taken.refused = taken.refused + inserted.refused + corrected.refused
         taken.held += [
@@ -131,7 +134,7 @@ class IngestBatch:
         return taken
 
     async def _candidates(
-        self, connection: Connection, batch_id: UUID, usage: Sequence[tuple[Record, UsageEvent]], taken: Taken
+        self, connection: Connection, usage: Sequence[tuple[Record, UsageEvent]], taken: Taken
     ) -> list[Candidate]:
         """Find out whose usage each event is; those of nobody known join what is held or refused."""
         known = self.attributor.known
@@ -142,13 +145,13 @@ class IngestBatch:
             if owner is None:
                 strangers.append((record, event))
             else:
-                candidates.append(_candidate(record, event, owner, batch_id))
+                candidates.append(_candidate(record, event, owner))
         if strangers:
             found = await self.attributor.look_up(connection, [name_of(event) for _, event in strangers])
             for record, event in strangers:
                 attribution = found[name_of(event)]
                 if isinstance(attribution, Owner):
-                    candidates.append(_candidate(record, event, attribution, batch_id))
+                    candidates.append(_candidate(record, event, attribution))
                 elif isinstance(attribution, Unknown):
                     taken.held.append((record, attribution, event.time))
                 else:
@@ -182,10 +185,10 @@ class IngestBatch:
     ) -> None:
         """After COMMIT: remember what was stored and refused, count it, publish what was announced."""
         refusals()
-        self.recent.remember(row.id.bytes for row in taken.rows)
+        self.recent.remember(candidate.key for candidate in taken.stored)
         metrics.count_batch(counts, [rejected.reason for _, rejected in taken.refused])
         metrics.count_corrections(taken.corrected.voided, taken.corrected.amended)
-        metrics.observe_freshness(self.clock.now(), taken.rows)
+        metrics.observe_freshness(self.clock.now(), taken.sums.deltas)
         await self.publishing.publish(messages)
 
     def _origin(self, batch: Slice) -> Origin:
@@ -200,6 +203,5 @@ class IngestBatch:
         )
 
 
-def _candidate(record: Record, event: UsageEvent, owner: Owner, batch_id: UUID) -> Candidate:
-    key = event_key(event.source, event.id)
-    return Candidate(record, key, usage_row(event, key, owner.subscription_id, owner.api_key_id, batch_id))
+def _candidate(record: Record, event: UsageEvent, owner: Owner) -> Candidate:
+    return Candidate(record, event_key(event.source, event.id), event, owner)

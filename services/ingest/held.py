@@ -64,7 +64,7 @@ class HeldEvents:
         decoded = ingest.decode([record_of(row) for row in rows], now, window=EVER)
         taken = await ingest.take_in(connection, batch_id, decoded)
         ids = await store.quarantine(connection, origin, batch_id, taken.refused)
-        announced = announce_recorded(batch_id, origin, taken.rows, now, corrected=taken.corrected)
+        announced = announce_recorded(batch_id, origin, taken.sums, now, corrections=taken.corrected)
         messages = [*announced, *announce_refused(origin, ids, taken.refused)]
         await ingest.outbox.enqueue(connection, messages)
         still_held = {record.offset for record, _, _ in taken.held}

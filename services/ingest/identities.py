@@ -12,14 +12,13 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
+from services.ingest.packing import IDENTITY_COLUMNS
 from shared.postgres import Connection
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest")
-Identity: TypeAlias = tuple[datetime, UUID]
-"""What is guarded: the event time of the row that an event left, and its id, which is the row's."""
 ElsewhereIdentity: TypeAlias = tuple[datetime, UUID, UUID | None]
-"""The same with the id of the row, where that is another one."""
+"""What is guarded: the event time of the row that an event left, the event's id, and the id of the row where that is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +40,12 @@ class Guard:
             return set()
         return {row["id"] for row in await connection.fetch(_SQL["known_before"], ids, self.generation)}
 
-    async def add(self, connection: Connection, identities: Iterable[Identity]) -> None:
-        """Guard identities, given in the order of their ids. Raises asyncpg's `UniqueViolationError` if the open generation has one of them.
+    async def add(self, connection: Connection, identities: bytes) -> None:
+        """Guard packed identities (see packing.py). Raises asyncpg's `UniqueViolationError` if the open generation has one of them.
 
-        The order keeps neighbours in the index together; and two workers with the same ids wait for each other, but not in a circle.
+        Their order keeps neighbours in the index together; and two workers with the same ids wait for each other, but not in a circle.
         """
-        generation = self.generation
-        await connection.copy_records_to_table(
-            "usage_ids",
-            records=[(created_at, id_, generation) for created_at, id_ in identities],
-            columns=("created_at", "id", "generation"),
-        )
+        await copy_packed(connection, "usage_ids", identities, IDENTITY_COLUMNS)
 
     async def add_elsewhere(self, connection: Connection, identities: Iterable[ElsewhereIdentity]) -> None:
         """Guard identities of which some left a row of another id, in any order. Raises as `add` does."""
@@ -60,6 +54,13 @@ class Guard:
             records=[(*identity, self.generation) for identity in sorted(identities, key=lambda one: one[1].bytes)],
             columns=("created_at", "id", "row_id", "generation"),
         )
+
+
+async def copy_packed(connection: Connection, table: str, packed: bytes, columns: Sequence[str]) -> None:
+    """Copy rows that are packed already into a table."""
+    await connection.copy_to_table(
+        table, source=memoryview(packed), columns=columns, format="binary"
+    )  # bytes would be a path
 
 
 async def stored_versions(

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import itemgetter
-from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 from aiokafka import ConsumerRecord
 
-from services.ingest.acceptance import Reason, Rejected
-from services.ingest.identities import Guard, stored_versions
+from services.ingest.acceptance import Reason, Rejected, in_utc
+from services.ingest.deltas import Sums, merge
+from services.ingest.identities import Guard, copy_packed, stored_versions
+from services.ingest.packing import COLUMNS, Candidate, Packed, pack
 from services.ingest.recent import RecentEvents
-from services.ingest.rows import COLUMNS, UsageRow, differing_columns
+from services.ingest.rows import UsageRow, differing_columns, usage_row
+from shared.ids import uuid_of_bytes
 from shared.period import month_start, next_month
 from shared.postgres import Connection, Pool
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest")
 
-REFUSALS_OF_VALUES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError)
-"""What COPY raises for a value that Postgres does not take."""
-
-
-class Candidate(NamedTuple):
-    """An accepted event on its way into the log: the record it came in, its 16-byte id, its row."""
-
-    record: ConsumerRecord[bytes, bytes]
-    key: bytes
-    row: UsageRow
-
-
-_BY_ID = itemgetter(1)
+REFUSALS_OF_VALUES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError, struct.error)
+"""What packing and COPY raise for a value that Postgres does not take."""
 
 
 @dataclass(slots=True)
 class Inserted:
-    """What became of the candidates: together they are all of them."""
+    """What became of the candidates: stored, duplicates and refused together they are all of them. `packed` is what was copied."""
 
-    rows: list[UsageRow] = field(default_factory=list)
+    stored: list[Candidate] = field(default_factory=list)
     duplicates: int = 0
     refused: list[tuple[ConsumerRecord[bytes, bytes], Rejected]] = field(default_factory=list)
+    packed: list[Packed] = field(default_factory=list)
+
+    def sums(self) -> Sums:
+        """Return what the stored events add up to."""
+        if len(self.packed) == 1:  # nearly always
+            return self.packed[0].sums()
+        parts = [packed.sums() for packed in self.packed]
+        return Sums(
+            merge(delta for part in parts for delta in part.deltas), [p for part in parts for p in part.providers]
+        )
 
 
 class UsageLog:
@@ -53,7 +55,7 @@ class UsageLog:
         self._recent = recent
         self._months: set[datetime] = set()
 
-    async def insert(self, connection: Connection, candidates: Sequence[Candidate]) -> Inserted:
+    async def insert(self, connection: Connection, candidates: Sequence[Candidate], batch_id: UUID) -> Inserted:
         """Store candidates that were never stored. One that was is a duplicate if it is the same, else refused as a conflict.
 
         Events that the recent window, this batch or a closed generation of identities has seen are suspects; the rest is copied
@@ -62,17 +64,16 @@ class UsageLog:
         result = Inserted()
         if not candidates:
             return result
-        if archived := await self.ensure_partitions([c.row.created_at for c in candidates]):
+        if archived := await self.ensure_partitions([c.event.time for c in candidates]):
             candidates = _without(archived, candidates, result)
-        guard = await Guard.hold(connection)
+        into = _Into(connection, await Guard.hold(connection), batch_id, result)
         fresh, suspects = self._split(candidates)
-        if before := await guard.known_before(connection, [c.row.id for c in fresh]):
-            suspects += [c for c in fresh if c.row.id in before]
-            fresh = [c for c in fresh if c.row.id not in before]
-        new = await self._copy_new(connection, guard, fresh, suspects, result)
-        result.rows += [c.row for c in new]
+        if into.guard.earlier and (before := await into.guard.known_before(connection, _ids(fresh))):
+            suspects += [c for c in fresh if uuid_of_bytes(c.key) in before]
+            fresh = [c for c in fresh if uuid_of_bytes(c.key) not in before]
+        await self._copy_new(into, fresh, suspects)
         while suspects:
-            suspects = await self._judge(connection, guard, suspects, result)
+            suspects = await self._judge(into, suspects)
         return result
 
     def _split(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
@@ -85,60 +86,50 @@ class UsageLog:
                 fresh[candidate.key] = candidate
         return list(fresh.values()), suspects
 
-    async def _copy_new(
-        self, connection: Connection, guard: Guard, fresh: list[Candidate], suspects: list[Candidate], result: Inserted
-    ) -> list[Candidate]:
-        """Copy `fresh`; what is stored already joins `suspects`. Return what was stored."""
+    async def _copy_new(self, into: _Into, fresh: list[Candidate], suspects: list[Candidate]) -> None:
+        """Copy `fresh`; what is stored already joins `suspects`."""
         while fresh:
             try:
-                await _copy(connection, guard, fresh)
+                await into.copy(fresh)
             except asyncpg.UniqueViolationError:
-                known = await stored_versions(connection, [(c.row.id, c.row.created_at) for c in fresh])
+                known = await stored_versions(into.connection, _ids_and_times(fresh))
                 if not known:
                     raise  # another transaction has it in flight: come again
-                suspects += [c for c in fresh if c.row.id in known]
-                fresh = [c for c in fresh if c.row.id not in known]
+                suspects += [c for c in fresh if uuid_of_bytes(c.key) in known]
+                fresh = [c for c in fresh if uuid_of_bytes(c.key) not in known]
             except REFUSALS_OF_VALUES as error:
                 if has_no_partition(error):  # it was detached: make it again when the batch comes again
                     self._months.clear()
                     raise
-                if len(fresh) > 1:
-                    return await self._copy_halves(connection, guard, fresh, suspects, result)
-                result.refused.append((fresh[0].record, refused_by_database(error)))
-                return []
+                if len(fresh) == 1:
+                    into.result.refused.append((fresh[0].record, refused_by_database(error)))
+                    return
+                # Postgres refused a value that validation let pass: find the one row, so that its neighbours are unharmed.
+                middle = len(fresh) // 2
+                await self._copy_new(into, fresh[:middle], suspects)
+                fresh = fresh[middle:]
             else:
-                return fresh
-        return []
+                return
 
-    async def _copy_halves(
-        self, connection: Connection, guard: Guard, fresh: list[Candidate], suspects: list[Candidate], result: Inserted
-    ) -> list[Candidate]:
-        """Postgres refused a value that validation let pass: find the one row, so that its neighbours are unharmed."""
-        middle = len(fresh) // 2
-        first = await self._copy_new(connection, guard, fresh[:middle], suspects, result)
-        return first + await self._copy_new(connection, guard, fresh[middle:], suspects, result)
-
-    async def _judge(
-        self, connection: Connection, guard: Guard, suspects: list[Candidate], result: Inserted
-    ) -> list[Candidate]:
+    async def _judge(self, into: _Into, suspects: list[Candidate]) -> list[Candidate]:
         """Compare suspects with what is stored under their id. Return those that must be looked at again."""
-        stored = await stored_versions(connection, [(c.row.id, c.row.created_at) for c in suspects])
+        stored = await stored_versions(into.connection, _ids_and_times(suspects))
         unexplained: list[Candidate] = []
         for candidate in suspects:
-            earlier = stored.get(candidate.row.id)
+            earlier = stored.get(uuid_of_bytes(candidate.key))
             if earlier is None:
                 unexplained.append(candidate)
-            elif conflict := conflict_of(candidate.row, earlier):
-                result.refused.append((candidate.record, conflict))
+            elif conflict := conflict_of(row_of(candidate, into.batch_id), earlier):
+                into.result.refused.append((candidate.record, conflict))
             else:
-                result.duplicates += 1
+                into.result.duplicates += 1
         if not unexplained:
             return []
         # The window or the batch pointed at an event that was itself refused: the first of each id is new after all.
         firsts = list({c.key: c for c in reversed(unexplained)}.values())[::-1]
         taken = {id(c) for c in firsts}
         again: list[Candidate] = [c for c in unexplained if id(c) not in taken]
-        result.rows += [c.row for c in await self._copy_new(connection, guard, firsts, again, result)]
+        await self._copy_new(into, firsts, again)
         return again
 
     async def ensure_partitions(self, times: Sequence[datetime]) -> set[datetime]:
@@ -161,7 +152,7 @@ def _without(archived: set[datetime], candidates: Sequence[Candidate], result: I
     """Refuse the candidates of archived months: whether they were counted before, only the archive knows."""
     kept: list[Candidate] = []
     for candidate in candidates:
-        month = month_start(candidate.row.created_at)
+        month = month_start(in_utc(candidate.event.time))
         if month in archived:
             result.refused.append((candidate.record, of_an_archived_month(month)))
         else:
@@ -182,10 +173,38 @@ def refused_by_database(error: Exception) -> Rejected:
     return Rejected(Reason.REFUSED_BY_DATABASE, f"Postgres refused a value: {str(error).splitlines()[0]}")
 
 
-async def _copy(connection: Connection, guard: Guard, candidates: Sequence[Candidate]) -> None:
-    async with connection.transaction():  # a savepoint: a refusal must not cost the transaction
-        await guard.add(connection, ((row.created_at, row.id) for _, _, row in sorted(candidates, key=_BY_ID)))
-        await connection.copy_records_to_table("usage_logs", records=[c.row for c in candidates], columns=COLUMNS)
+@dataclass(frozen=True, slots=True)
+class _Into:
+    """Where one batch goes: its transaction, the open generation of identities, its id, and the account of what became of it."""
+
+    connection: Connection
+    guard: Guard
+    batch_id: UUID
+    result: Inserted
+
+    async def copy(self, candidates: Sequence[Candidate]) -> None:
+        """Copy candidates and their identities: all of them, or none and raise."""
+        packed = pack(candidates, self.batch_id, self.guard.generation)
+        async with self.connection.transaction():  # a savepoint: a refusal must not cost the transaction
+            await self.guard.add(self.connection, packed.identities)
+            await copy_packed(self.connection, "usage_logs", packed.rows, COLUMNS)
+        packed.rows = packed.identities = b""  # sent: only the sums are wanted from here on
+        self.result.stored += candidates
+        self.result.packed.append(packed)
+
+
+def row_of(candidate: Candidate, batch_id: UUID) -> UsageRow:
+    """Return the row that a candidate leaves."""
+    owner = candidate.owner
+    return usage_row(candidate.event, candidate.key, owner.subscription_id, owner.api_key_id, batch_id)
+
+
+def _ids(candidates: Sequence[Candidate]) -> list[UUID]:
+    return [uuid_of_bytes(c.key) for c in candidates]
+
+
+def _ids_and_times(candidates: Sequence[Candidate]) -> list[tuple[UUID, datetime]]:
+    return [(uuid_of_bytes(c.key), c.event.time) for c in candidates]
 
 
 def has_no_partition(error: Exception) -> bool:

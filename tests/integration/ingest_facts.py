@@ -14,10 +14,9 @@ from services.ingest.acceptance import Limits
 from services.ingest.attribution import Attributor
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
-from services.ingest.log import Candidate, UsageLog
+from services.ingest.log import UsageLog
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
-from services.ingest.rows import UsageRow
 from shared.clock import FixedClock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED, UsageRecorded, decode_recorded
@@ -25,7 +24,7 @@ from shared.ids import uuid7
 from shared.outbox import Message, Outbox
 from shared.positions import Positions
 from shared.postgres import Pool, transaction
-from tests.unit.ingest.events import NOW, record, structured
+from tests.unit.ingest.events import NOW, record
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 REMEMBERED: Final = 1_000
@@ -154,8 +153,3 @@ async def make_key(pool: Pool, subscription: UUID, **columns: Any) -> tuple[UUID
         "INSERT INTO api_keys (id, subscription_id, key_hash, key_prefix) VALUES ($1, $2, $3, 'sk-test')", id_, subscription, key_hash
     )  # fmt: skip
     return id_, key_hash
-
-
-def candidate(row: UsageRow, *, offset: int = 0) -> Candidate:
-    """Return a row on its way into the log."""
-    return Candidate(record(structured(id=row.request_id), offset=offset), row.id.bytes, row)

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from services.ingest.announcement import announce_recorded
+from services.ingest.deltas import aggregate
 from services.ingest.rows import UsageRow
 from shared.contracts import Origin, UsageDelta, UsageRecorded, decode_recorded
 from shared.ids import uuid7
@@ -51,7 +52,9 @@ async def store_batch(pool: Pool, rows: Sequence[UsageRow], *, parts: int = 1) -
     """Commit a batch as ingest does, with its position; return the messages that announce it, at least `parts`."""
     batch_id = uuid7()
     rows = [row._replace(batch_id=batch_id) for row in rows]
-    messages = [decode_recorded(message.value or b"") for message in announce_recorded(batch_id, ORIGIN, rows, NOON)]
+    messages = [
+        decode_recorded(message.value or b"") for message in announce_recorded(batch_id, ORIGIN, aggregate(rows), NOON)
+    ]
     if len(messages) == 1:
         messages = _split(messages[0], parts)
     async with transaction(pool) as connection:

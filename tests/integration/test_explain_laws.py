@@ -15,7 +15,7 @@ from services.billing.provenance import explain_debit, explain_line
 from services.billing.rating.price_file import NewPrice
 from services.billing.reprice import apply
 from services.ingest.corrections.decisions import CORRECTION_COLUMNS
-from services.ingest.deltas import aggregate_corrected
+from services.ingest.deltas import aggregate, corrected
 from services.ingest.rows import UsageRow
 from shared.contracts import UsageRecorded
 from shared.ids import uuid7
@@ -90,7 +90,7 @@ async def take_back(desk: Desk, original: UsageRow) -> None:
                VALUES ($1, 'replay', $2, $3, 0, 1, 0, 0, 0, 0, 1)""",
             batch_id, CLUSTER, SOURCE.topic,
         )  # fmt: skip
-    deltas, observed = aggregate_corrected([], [], [original])
+    deltas, observed = corrected(aggregate([]), [], [original])
     await desk.deliver(UsageRecorded(batch_id, 0, 1, SOURCE, NOON + timedelta(days=1), 1, deltas, observed))
 
 

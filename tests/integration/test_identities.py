@@ -21,11 +21,12 @@ from services.ingest.partitions.ahead import IdentityGenerations
 from services.ingest.recent import RecentEvents
 from services.ingest.rows import COLUMNS
 from shared.clock import FixedClock
+from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Connection, Pool, connect, transaction
-from tests.integration.ingest_facts import candidate
 from tests.integration.test_ingest_store import event_row, outcome
 from tests.unit.ingest.events import NOW
+from tests.unit.ingest.facts import candidate
 
 HALF_YEAR, GUARDED = timedelta(days=183), timedelta(days=400)
 
@@ -46,9 +47,9 @@ async def insert(pool: Pool, *rows: Any, connection: Connection | None = None) -
     """Store rows as a worker that remembers nothing."""
     log, candidates = UsageLog(pool, RecentEvents()), [candidate(row, offset=n) for n, row in enumerate(rows)]
     if connection is not None:
-        return await log.insert(connection, candidates)
+        return await log.insert(connection, candidates, uuid7())
     async with transaction(pool) as own:
-        return await log.insert(own, candidates)
+        return await log.insert(own, candidates, uuid7())
 
 
 @asynccontextmanager

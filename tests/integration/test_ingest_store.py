@@ -22,9 +22,8 @@ from shared.errors import BrokenInvariant
 from shared.ids import uuid7
 from shared.positions import Positions
 from shared.postgres import Pool, transaction
-from tests.integration.ingest_facts import candidate
 from tests.unit.ingest.events import NOW, judge, structured
-from tests.unit.ingest.facts import row_of, some_row
+from tests.unit.ingest.facts import candidate, row_of, some_row
 
 rng = random.Random(5)
 
@@ -45,9 +44,10 @@ class Log:
 
     async def insert(self, *rows: UsageRow) -> Inserted:
         async with transaction(self.pool) as connection:
-            result = await self.log.insert(connection, [candidate(row, offset=n) for n, row in enumerate(rows)])
-        self.recent.remember(row.id.bytes for row in result.rows)
-        assert len(result.rows) + result.duplicates + len(result.refused) == len(rows)
+            candidates = [candidate(row, offset=n) for n, row in enumerate(rows)]
+            result = await self.log.insert(connection, candidates, rows[0].batch_id if rows else uuid7())
+        self.recent.remember(stored.key for stored in result.stored)
+        assert len(result.stored) + result.duplicates + len(result.refused) == len(rows)
         return result
 
     async def count(self) -> int:
@@ -60,7 +60,7 @@ def log(ingest_pool: Pool) -> Log:
 
 
 def outcome(result: Inserted) -> tuple[int, int, list[Reason]]:
-    return len(result.rows), result.duplicates, [rejected.reason for _, rejected in result.refused]
+    return len(result.stored), result.duplicates, [rejected.reason for _, rejected in result.refused]
 
 
 async def test_new_events_are_stored_as_they_are(log: Log) -> None:
@@ -161,12 +161,12 @@ async def test_two_workers_that_store_one_id_at_two_times_at_once_store_it_once(
     async with ingest_pool.acquire() as first, ingest_pool.acquire() as second:
         tx = first.transaction()
         await tx.start()
-        await one.log.insert(first, [candidate(event_row(n)) for n in range(20)])
+        await one.log.insert(first, [candidate(event_row(n)) for n in range(20)], uuid7())
         moved = [event_row(n, created_at=NOW - timedelta(days=60)) for n in reversed(range(10, 30))]
 
         async def overlap() -> Inserted:
             async with second.transaction():
-                return await other.log.insert(second, [candidate(row) for row in moved])
+                return await other.log.insert(second, [candidate(row) for row in moved], uuid7())
 
         waiting = asyncio.create_task(overlap())
         while not await ingest_pool.fetchval(
@@ -176,7 +176,7 @@ async def test_two_workers_that_store_one_id_at_two_times_at_once_store_it_once(
         await tx.commit()
         result = await waiting
 
-    assert (len(result.rows), result.duplicates, len(result.refused)) == (10, 0, 10)
+    assert (len(result.stored), result.duplicates, len(result.refused)) == (10, 0, 10)
     assert {rejected.reason for _, rejected in result.refused} == {Reason.CONFLICT}
     assert await one.count() == 30
 
@@ -185,7 +185,7 @@ async def test_two_bodies_under_a_new_id_in_one_batch_are_one_event_and_a_confli
     result = await log.insert(event_row(1), event_row(1, byok=True), event_row(1))
 
     assert outcome(result) == (1, 1, [Reason.CONFLICT])
-    assert result.rows[0].byok is False
+    assert result.stored[0].event.data.byok is False
 
 
 BAD: list[dict[str, Any]] = [
@@ -228,10 +228,12 @@ async def test_refused_duplicate_and_new_rows_in_one_batch_are_told_apart(log: L
         async with ingest_pool.acquire() as connection:
             tx = connection.transaction()
             await tx.start()
-            result = await again.log.insert(connection, [candidate(row, offset=n) for n, row in enumerate(rows)])
+            result = await again.log.insert(
+                connection, [candidate(row, offset=n) for n, row in enumerate(rows)], uuid7()
+            )
             await tx.rollback()
         refused = sorted((record.offset, str(rejected.reason)) for record, rejected in result.refused)
-        assert len(result.rows) == 6
+        assert len(result.stored) == 6
         assert result.duplicates == 5
         assert refused == [
             (10, "refused_by_database"),
@@ -264,11 +266,11 @@ async def test_two_workers_that_store_the_same_events_at_once_store_them_once(in
     async with ingest_pool.acquire() as first, ingest_pool.acquire() as second:
         tx = first.transaction()
         await tx.start()
-        await one.log.insert(first, [candidate(event_row(n)) for n in range(50)])
+        await one.log.insert(first, [candidate(event_row(n)) for n in range(50)], uuid7())
 
         async def overlap() -> Inserted:
             async with second.transaction():
-                return await other.log.insert(second, [candidate(event_row(n)) for n in range(25, 75)])
+                return await other.log.insert(second, [candidate(event_row(n)) for n in range(25, 75)], uuid7())
 
         waiting = asyncio.create_task(overlap())
         while not await ingest_pool.fetchval(
@@ -278,7 +280,7 @@ async def test_two_workers_that_store_the_same_events_at_once_store_them_once(in
         await tx.commit()
         result = await waiting
 
-    assert (len(result.rows), result.duplicates) == (25, 25)
+    assert (len(result.stored), result.duplicates) == (25, 25)
     assert await one.count() == 75
 
 
@@ -295,7 +297,7 @@ async def test_any_rows_split_into_any_batches_are_stored_once(ingest_pool: Pool
         size = rng.randint(1, 90)
         batch, sent = sent[:size], sent[size:]
         result = await log.insert(*batch)
-        stored, duplicates = stored + len(result.rows), duplicates + result.duplicates
+        stored, duplicates = stored + len(result.stored), duplicates + result.duplicates
         assert result.refused == []
 
     assert (stored, duplicates, await log.count()) == (300, 300, 300)

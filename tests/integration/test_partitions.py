@@ -30,7 +30,7 @@ from shared.ids import uuid7
 from shared.period import Period
 from shared.postgres import Pool, transaction
 from tests.integration.billing_facts import NOON, NOVEMBER, OCTOBER, Customer, Desk, make_customer, make_price, usage
-from tests.integration.ingest_facts import candidate
+from tests.unit.ingest.facts import candidate
 
 LATE = timedelta(days=35)
 LATER = datetime(2027, 1, 10, tzinfo=UTC)
@@ -264,7 +264,7 @@ async def test_an_event_of_an_archived_month_is_refused_with_the_reason_and_its_
     rows = [usage(log.customer.subscription_id, at=at) for at in (NOON, NOVEMBER.start)]
     async with transaction(log.pool) as connection:
         assert not (
-            await usage_log.insert(connection, [candidate(row) for row in rows])
+            await usage_log.insert(connection, [candidate(row) for row in rows], rows[0].batch_id)
         ).refused  # both months are known now
     await log.connection.execute("DELETE FROM usage_logs WHERE batch_id = $1", rows[0].batch_id)
     await log.archive()
@@ -272,8 +272,8 @@ async def test_an_event_of_an_archived_month_is_refused_with_the_reason_and_its_
     for _ in range(2):  # the first time October is remembered, and the batch comes again
         with suppress(asyncpg.CheckViolationError):
             async with transaction(log.pool) as connection:
-                inserted = await usage_log.insert(connection, [candidate(row) for row in later])
-    assert inserted.rows == later[1:]
+                inserted = await usage_log.insert(connection, [candidate(row) for row in later], uuid7())
+    assert [stored.key for stored in inserted.stored] == [later[1].id.bytes]
     ((_, rejected),) = inserted.refused
     assert (rejected.reason, "2026-10 is archived: restore it" in rejected.detail) == (Reason.TOO_OLD, True)
 

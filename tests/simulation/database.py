@@ -17,6 +17,7 @@ import asyncpg
 from services.ingest.rows import COLUMNS, UsageRow
 from shared.sql import Queries
 from tests.simulation.loop import Gates
+from tests.unit.ingest.unpacking import unpack
 
 _INGEST = Queries.load("services.ingest")
 _POSITIONS = Queries.load("shared", "positions.sql", table="ingest_positions")
@@ -213,13 +214,13 @@ class Session:
         self._queue(change)
         return "UPDATE 1"
 
-    async def copy_records_to_table(self, table: str, *, records: Sequence[Any], **_: Any) -> None:
+    async def copy_to_table(self, table: str, *, source: memoryview, columns: Sequence[str], **_: Any) -> None:
         await self._call("copy")
-        for row in records:
+        for row in unpack(source.tobytes(), columns):
             if table == "usage_ids":
-                self.guard(row[1], row[0])
+                self.guard(row["id"], row["created_at"])
             else:
-                self._store(row)
+                self._store(UsageRow(**row))
 
     def guard(self, id_: UUID, created_at: datetime) -> None:
         """What the unique key of identities does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -12,7 +12,9 @@ from aiokafka import TopicPartition
 import services.ingest.store
 import shared.consumer
 from services.ingest.handlers import IngestBatch
-from services.ingest.log import Candidate, Inserted, UsageLog
+from services.ingest.log import Inserted, UsageLog
+from services.ingest.packing import Candidate
+from services.ingest.rows import UsageRow
 from shared.consumer import ExactlyOnceConsumer
 from shared.placement import fresh_records
 from shared.positions import Positions
@@ -73,14 +75,12 @@ def the_window_is_trusted(patch: Patch) -> None:
     """What the window remembers is a duplicate; the database is not asked."""
     judge = UsageLog._judge
 
-    async def trusting(
-        self: UsageLog, connection: Any, guard: Any, suspects: list[Candidate], result: Inserted
-    ) -> list[Candidate]:
-        here = {row.id for row in result.rows}
-        known = [c for c in suspects if c.key in self._recent and c.row.id not in here]
-        result.duplicates += len(known)
+    async def trusting(self: UsageLog, into: Any, suspects: list[Candidate]) -> list[Candidate]:
+        here = {c.key for c in into.result.stored}
+        known = [c for c in suspects if c.key in self._recent and c.key not in here]
+        into.result.duplicates += len(known)
         left = [c for c in suspects if c not in known]
-        return await judge(self, connection, guard, left, result) if left else []
+        return await judge(self, into, left) if left else []
 
     patch.setattr(UsageLog, "_judge", trusting)
 
@@ -89,9 +89,9 @@ def the_window_is_updated_before_the_commit(patch: Patch) -> None:
     """What the batch inserts is remembered at once, though the transaction may be rolled back."""
     insert = UsageLog.insert
 
-    async def remembering(self: UsageLog, connection: Any, candidates: Sequence[Candidate]) -> Inserted:
-        result = await insert(self, connection, candidates)
-        self._recent.remember(row.id.bytes for row in result.rows)
+    async def remembering(self: UsageLog, *given: Any) -> Inserted:
+        result = await insert(self, *given)
+        self._recent.remember(stored.key for stored in result.stored)
         return result
 
     patch.setattr(UsageLog, "insert", remembering)
@@ -106,12 +106,11 @@ def the_window_is_trusted_and_updated_before_the_commit(patch: Patch) -> None:
 def duplicates_are_found_in_memory_only(patch: Patch) -> None:
     """There is no primary key: what the window has forgotten is stored again."""
 
-    async def copy(self: Session, table: str, *, records: Any, columns: Any) -> None:
-        await self._call("copy")
-        if table == "usage_logs":
-            self.new.update({(row.created_at, row.id): row for row in records})
+    def store(self: Session, row: UsageRow) -> None:
+        self.new[row.created_at, row.id] = row
 
-    patch.setattr(Session, "copy_records_to_table", copy)
+    patch.setattr(Session, "_store", store)
+    patch.setattr(Session, "guard", lambda *_: None)
 
 
 def identities_are_known_in_memory_only(patch: Patch) -> None:
@@ -131,9 +130,9 @@ def a_failed_record_is_skipped(patch: Patch) -> None:
     """An error in storing is logged, and consumption goes on behind it."""
     insert = UsageLog.insert
 
-    async def carelessly(self: UsageLog, connection: Any, candidates: Sequence[Candidate]) -> Inserted:
+    async def carelessly(self: UsageLog, *given: Any) -> Inserted:
         try:
-            return await insert(self, connection, candidates)
+            return await insert(self, *given)
         except asyncpg.PostgresError:
             return Inserted()
 

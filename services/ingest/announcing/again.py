@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from services.ingest.announcement import announce_recorded
+from services.ingest.deltas import aggregate
 from services.ingest.rows import COLUMNS, UsageRow
 from shared.contracts import Origin
 from shared.outbox import Message, Outbox
@@ -102,7 +103,7 @@ def _messages(batch: Unheard, rows: _Rows) -> list[Message]:
     place = Origin(batch.cluster, batch.topic, batch.partition, batch.epoch, batch.first_offset, batch.next_offset)
     if len(rows.own) + len(rows.replaced) + len(rows.reversed) != batch.rows:
         return []  # some of them are archived
-    return announce_recorded(batch.batch_id, place, rows.own, batch.recorded_at, corrected=rows)
+    return announce_recorded(batch.batch_id, place, aggregate(rows.own), batch.recorded_at, corrections=rows)
 
 
 def _chunks(whole: Sequence[Unheard], size: int) -> Iterable[Sequence[Unheard]]:

@@ -111,7 +111,7 @@ class Replay:
         ids = {row["record_offset"]: row["id"] for row in rows}
         result = verdicts(ids, taken.refused, stuck)
 
-        announced = announce_recorded(batch_id, origin, taken.rows, now, corrected=taken.corrected)
+        announced = announce_recorded(batch_id, origin, taken.sums, now, corrections=taken.corrected)
         await ingest.outbox.enqueue(connection, announced)
         if result.resolved:
             counts = Counts(taken.inserted, taken.duplicates, held=len(held), amended=taken.corrected.amended)

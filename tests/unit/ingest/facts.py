@@ -9,13 +9,16 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 from hypothesis import strategies as st
 
+from services.ingest.attribution import Owner
+from services.ingest.packing import Candidate
 from services.ingest.rows import UsageRow, usage_row
-from shared.contracts import MAX_COUNT, UsageEvent
+from shared.contracts import MAX_COUNT, UsageData, UsageEvent
 from shared.corrections import AMEND_TYPE, VOID_TYPE, AmendEvent
 from shared.ids import event_key
-from tests.unit.ingest.events import NOW, document
+from tests.unit.ingest.events import NOW, document, record, structured
 
 TEXT_FIELDS: Final = (
     "api_key_hash provider error_message feature_type library_id reservation_id app_id session_id end_user".split()  # noqa: SIM905
@@ -93,6 +96,27 @@ def damaged(draw: st.DrawFn) -> bytes:
 def row_of(event: UsageEvent | AmendEvent, *, subscription: UUID = ALICE) -> UsageRow:
     """Return the row of an accepted event."""
     return usage_row(event, event_key(event.source, event.id), subscription, None, BATCH)
+
+
+def event_of(row: UsageRow) -> UsageEvent:
+    """Return the event that leaves a row; nothing about it is checked."""
+    same = {name: getattr(row, name) for name in UsageData.__struct_fields__ if name in row._fields}
+    metadata: Any = None if row.metadata is None else msgspec.Raw(row.metadata.encode("utf-8", "surrogatepass"))
+    data = UsageData(**{**same, "model": row.model_id, "metadata": metadata, "api_key_id": None})
+    return UsageEvent(
+        specversion="1.0",
+        id=row.request_id,
+        source=row.source,
+        type="tallystick.usage.v1",
+        time=row.created_at,
+        data=data,
+    )
+
+
+def candidate(row: UsageRow, *, offset: int = 0) -> Candidate:
+    """Return the event that leaves a row, on its way into the log."""
+    owner = Owner(row.subscription_id, row.api_key_id)
+    return Candidate(record(structured(id=row.request_id), offset=offset), row.id.bytes, event_of(row), owner)
 
 
 def some_row(rng: random.Random, **fields: Any) -> UsageRow:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.announcement import MESSAGE_BYTES, _shares_by_subscription, announce_recorded
+from services.ingest.deltas import aggregate
 from services.ingest.rows import UsageRow
 from shared.contracts import Origin, UsageDelta, decode_recorded
 from shared.ids import event_key, uuid7, uuid_of_bytes
@@ -36,12 +37,12 @@ def row(number: int, *, subscription: int, model: str) -> UsageRow:
 
 
 def test_a_batch_that_stored_nothing_announces_nothing() -> None:
-    assert announce_recorded(uuid7(), ORIGIN, [], AT) == []
+    assert announce_recorded(uuid7(), ORIGIN, aggregate([]), AT) == []
 
 
 def test_a_large_batch_is_announced_whole_in_messages_that_fit_and_keep_subscriptions_together() -> None:
     rows = [row(n, subscription=n % 700, model=f"model-{n % 13}-{'x' * 80}") for n in range(9_100)]
-    messages = [decode_recorded(m.value or b"") for m in announce_recorded(uuid7(), ORIGIN, rows, AT)]
+    messages = [decode_recorded(m.value or b"") for m in announce_recorded(uuid7(), ORIGIN, aggregate(rows), AT)]
     assert len(messages) > 1
     assert [m.part for m in messages] == list(range(len(messages)))
     assert {m.parts for m in messages} == {len(messages)}
@@ -56,7 +57,7 @@ def test_a_large_batch_is_announced_whole_in_messages_that_fit_and_keep_subscrip
 
 def test_one_subscription_that_fills_more_than_a_message_is_cut() -> None:
     rows = [row(n, subscription=1, model=f"model-{n}-{'x' * 200}") for n in range(4_000)]
-    messages = announce_recorded(uuid7(), ORIGIN, rows, AT)
+    messages = announce_recorded(uuid7(), ORIGIN, aggregate(rows), AT)
     assert max(len(m.value or b"") for m in messages) <= MESSAGE_BYTES
 
 

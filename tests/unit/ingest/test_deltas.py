@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.announcement import MESSAGE_BYTES, announce_recorded
-from services.ingest.deltas import MOST_RESERVATIONS, aggregate, aggregate_corrected
+from services.ingest.deltas import MOST_RESERVATIONS, aggregate, corrected
 from services.ingest.rows import UsageRow
 from shared.contracts import (
     LATENCY_BUCKET_COUNT,
@@ -136,7 +136,7 @@ def test_a_latency_on_a_bound_belongs_to_the_bucket_below() -> None:
 
 
 def announced(rows: Sequence[UsageRow]) -> list[bytes]:
-    messages = announce_recorded(BATCH, ORIGIN, rows, NOW)
+    messages = announce_recorded(BATCH, ORIGIN, aggregate(rows), NOW)
     assert {(m.topic, m.partition) for m in messages} <= {(USAGE_RECORDED, 5)}
     return [m.value for m in messages if m.value is not None]
 
@@ -187,7 +187,7 @@ def test_what_is_taken_back_leaves_what_was_never_there(seed: int, kept: int, ta
     rng = random.Random(seed)
     rows = [some_row(rng) for _ in range(kept + taken)]
 
-    deltas, providers = aggregate_corrected(rows, [], rows[kept:])
+    deltas, providers = corrected(aggregate(rows), [], rows[kept:])
 
     assert providers == aggregate(rows)[1], "a correction observes nothing"
     assert sum(delta.rows for delta in deltas) == kept + 2 * taken
@@ -202,7 +202,7 @@ def test_taking_back_alone_is_the_negation(seed: int, taken: int) -> None:
     rng = random.Random(seed)
     rows = [some_row(rng) for _ in range(taken)]
 
-    taken_back = {key(d): _counts(d) for d in aggregate_corrected([], [], rows)[0]}
+    taken_back = {key(d): _counts(d) for d in corrected(aggregate([]), [], rows)[0]}
 
     assert taken_back == {key(d): [-count for count in _counts(d)] for d in aggregate(rows)[0]}
 
@@ -213,7 +213,7 @@ def test_a_replacement_counts_like_any_row(seed: int, rows: int, replaced: int) 
     first, second = [some_row(rng) for _ in range(rows)], [some_row(rng) for _ in range(replaced)]
     old = some_row(rng)
 
-    apart = {key(d): _counts(d) for d in aggregate_corrected(first, [*second, old], [old])[0]}
+    apart = {key(d): _counts(d) for d in corrected(aggregate(first), [*second, old], [old])[0]}
     together = {key(d): _counts(d) for d in aggregate([*first, *second])[0]}
 
     assert {k: counts for k, counts in apart.items() if any(counts)} == {k: c for k, c in together.items() if any(c)}
@@ -265,6 +265,6 @@ def test_many_reservations_of_one_key_are_announced_in_messages_that_a_broker_ta
 def test_what_is_taken_back_settles_no_reservation_and_what_replaces_it_does() -> None:
     rng = random.Random(3)
     original, replacement = reserving(rng, 1)[0], reserving(rng, 2)[1]
-    deltas, _ = aggregate_corrected([], [replacement], [original])
+    deltas, _ = corrected(aggregate([]), [replacement], [original])
     assert named(deltas) == Counter([UUID(int=2)])
     assert sum(delta.rows for delta in deltas) == 2
