@@ -60,6 +60,8 @@ class _Partition:
     """Time of the last record that was applied, in milliseconds since 1970."""
     busy: bool = False
     syncing: asyncio.Task[None] | None = None
+    slice: asyncio.Task[None] | None = None
+    """What is, or was last, at work on its records."""
 
 
 @dataclass(slots=True)
@@ -75,10 +77,14 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _joined: bool = False
     _subscriber: Any = None
+    _closing: bool = False
+    _slices: set[asyncio.Task[None]] = field(default_factory=set)
+    _free_lanes: asyncio.Semaphore = field(init=False)
     _advice: Advice = field(init=False)
     _lag: Lag = field(init=False)
 
     def __post_init__(self) -> None:
+        self._free_lanes = asyncio.Semaphore(self.lanes)
         self._advice = Advice(lambda: self._consumer, self._partitions)
         self._lag = Lag(lambda: self._consumer, self._partitions, self.metrics)
 
@@ -177,24 +183,46 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     # --- consumption --------------------------------------------------------------------------------------------------
 
     async def consume(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
-        """Apply what FastStream fetched, partition by partition, `lanes` at a time: one decodes while another commits."""
-        lane = asyncio.Semaphore(self.lanes)
+        """Hand what FastStream fetched to the lanes, partition by partition, and return once all of it has begun.
 
-        async def one(tp: TopicPartition, mine: list[ConsumerRecord[bytes, bytes]]) -> None:
-            state = self._partitions.get(tp)
-            seeks = state.seeks if state else 0
-            async with lane:
-                # A rebalance or a seek while these records waited for their lane makes them stale: they would pass for
-                # what follows a gap, since we sought to the position meanwhile. They come again.
-                if state and state.seeks == seeks and self._partitions.get(tp) is state:
-                    await self._consume_partition(tp, state, mine)
-
+        So the next fetch is under way, and the next slice decoded, while the last ones commit. A partition's slices follow each other.
+        """
         by_partition = [
-            (TopicPartition(records[0].topic, partition), list(group))
-            for partition, group in groupby(records, key=attrgetter("partition"))
+            (TopicPartition(group[0].topic, partition), group)
+            for partition, group in ((p, list(g)) for p, g in groupby(records, key=attrgetter("partition")))
         ]
-        await asyncio.gather(*(one(tp, mine) for tp, mine in by_partition))
+        states = {tp: (state, state.seeks) for tp, _ in by_partition if (state := self._partitions.get(tp))}
+        for tp, mine in by_partition:
+            if tp in states:
+                await self._begin(tp, *states[tp], mine)
+
+    async def _begin(
+        self, tp: TopicPartition, state: _Partition, seeks: int, records: list[ConsumerRecord[bytes, bytes]]
+    ) -> None:
+        """Start on records once the partition's last ones are done and a lane is free."""
+        if state.slice is not None:
+            await asyncio.wait([state.slice])
+        await self._free_lanes.acquire()
+        # A rebalance or a seek while these records waited for their lane makes them stale: they would pass for
+        # what follows a gap, since we sought to the position meanwhile. They come again.
+        if self._closing or state.seeks != seeks or self._partitions.get(tp) is not state:
+            self._free_lanes.release()
+            return
+        state.slice = asyncio.create_task(
+            self._consume_partition(tp, state, records), name=f"{tp.topic}[{tp.partition}]"
+        )
+        self._slices.add(state.slice)
+        state.slice.add_done_callback(self._done)
+
+    def _done(self, ended: asyncio.Task[None]) -> None:
+        self._slices.discard(ended)
+        self._free_lanes.release()
         self._advice.soon()
+
+    async def settle(self) -> None:
+        """Wait until everything that was handed over is committed, or has failed and comes again."""
+        while self._slices:
+            await asyncio.wait(self._slices)
 
     async def _consume_partition(
         self, tp: TopicPartition, state: _Partition, records: list[ConsumerRecord[bytes, bytes]]
@@ -300,7 +328,9 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         return self.membership.lost if self.membership else None
 
     async def close(self) -> None:
-        """Give Kafka our last positions and end what runs in the background."""
+        """Let what is in flight commit, give Kafka our last positions and end what runs in the background."""
+        self._closing = True
+        await self.settle()
         for state in self._partitions.values():
             if state.syncing:
                 state.syncing.cancel()

@@ -102,11 +102,13 @@ async def test_records_fetched_before_the_seek_are_ignored(pool: Pool) -> None:
     await consumer.on_partitions_assigned([ZERO])
 
     await consumer.consume(records(range(5)))
+    await consumer.settle()
     assert apply.slices == []
 
     broker.away = None
     await settled()
     await consumer.consume(records(range(5)))
+    await consumer.settle()
     assert await positions(pool) == {0: (5, 5, 0)}
 
 
@@ -116,6 +118,7 @@ async def test_records_of_partitions_that_are_not_ours_are_ignored(pool: Pool) -
     await assign(consumer, broker, ZERO)
 
     await consumer.consume([*records(range(2)), *records(range(3), partition=1)])
+    await consumer.settle()
 
     assert await seen(pool) == [(0, 0), (0, 1)]
 
@@ -141,6 +144,7 @@ async def test_while_the_database_is_away_the_partition_stays_paused_and_then_go
     consumer = consumer_of(pool, broker, apply)
     await assign(consumer, broker, ZERO)
     await consumer.consume(records(range(3)))
+    await consumer.settle()
     name = urlsplit(ingest_database).path.removeprefix("/")
     admin = await asyncpg.connect(postgres)
     try:
@@ -148,10 +152,12 @@ async def test_while_the_database_is_away_the_partition_stays_paused_and_then_go
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
         broker.asked.clear()
         await consumer.consume(records(range(3, 6)))
+        await consumer.settle()
         await eventually(lambda: consumer._partitions[ZERO].failures >= 3)
         assert broker.asked == ["pause 0"]
         assert problem(consumer) == "usage.events[0] not synced"
         await consumer.consume(records(range(6, 9)))  # a fetch that was on its way
+        await consumer.settle()
     finally:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await admin.close()
@@ -159,6 +165,7 @@ async def test_while_the_database_is_away_the_partition_stays_paused_and_then_go
 
     assert broker.asked == ["pause 0", "seek 0 to 3", "resume 0"]
     await consumer.consume(records(range(3, 9)))
+    await consumer.settle()
     assert await seen(pool) == [(0, offset) for offset in range(9)]
 
 
@@ -174,6 +181,7 @@ async def test_a_partition_revoked_while_it_syncs_is_left_alone(pool: Pool) -> N
     assert broker.asked == ["pause 0"]
     assert problem(consumer) == "usage.events: not in its group yet"
     await consumer.consume(records(range(3)))
+    await consumer.settle()
     assert apply.slices == []
 
 
@@ -185,15 +193,18 @@ async def test_a_gap_is_believed_only_right_after_a_seek(pool: Pool) -> None:
     consumer = consumer_of(pool, broker, apply)
     await assign(consumer, broker, ZERO)
     await consumer.consume(records([0, 1, 4]))
+    await consumer.settle()
     assert await positions(pool) == {0: (5, 3, 2)}, "inside a fetch the broker's order is trusted"
 
     broker.asked.clear()
     await consumer.consume(records([8, 9]))
+    await consumer.settle()
     assert await positions(pool) == {0: (5, 3, 2)}, "nothing is stored that does not follow on"
     await settled()
     assert broker.asked == ["pause 0", "seek 0 to 5", "resume 0"]
 
     await consumer.consume(records([8, 9]))
+    await consumer.settle()
     assert await positions(pool) == {0: (10, 5, 5)}, "the broker has nothing between: offsets 5, 6 and 7 hold no record"
 
 
@@ -202,8 +213,10 @@ async def test_what_is_stored_already_is_dropped(pool: Pool) -> None:
     consumer = consumer_of(pool, broker, apply)
     await assign(consumer, broker, ZERO)
     await consumer.consume(records(range(4)))
+    await consumer.settle()
 
     await consumer.consume(records(range(2, 7)))
+    await consumer.settle()
 
     assert await seen(pool) == [(0, offset) for offset in range(7)]
     assert apply.slices[-1].first_offset == 4
@@ -214,9 +227,11 @@ async def test_a_topic_cut_off_while_it_is_read_halts(pool: Pool) -> None:
     consumer = consumer_of(pool, broker, apply)
     await assign(consumer, broker, ZERO)
     await consumer.consume(records(range(50)))
+    await consumer.settle()
     broker.end[ZERO] = 10  # aiokafka starts anew at the beginning, by itself
 
     await consumer.consume(records(range(10)))
+    await consumer.settle()
     await settled()
 
     assert consumer.not_ready is not None
@@ -230,6 +245,7 @@ async def test_a_topic_that_was_recreated_halts_and_is_not_ready(pool: Pool) -> 
 
     await assign(consumer, broker, ZERO, ONE)
     await consumer.consume([*records(range(20)), *records(range(3), partition=1)])
+    await consumer.settle()
 
     assert "resume 0" not in broker.asked
     assert await seen(pool) == [(1, 0), (1, 1), (1, 2)], "its neighbour runs"
@@ -255,6 +271,7 @@ async def test_a_position_that_vanished_halts(pool: Pool) -> None:
     await pool.execute("DELETE FROM ingest_positions")
 
     await consumer.consume(records(range(3)))
+    await consumer.settle()
 
     assert "vanished" in str(consumer.not_ready)
     assert await seen(pool) == []
@@ -269,6 +286,7 @@ async def test_a_fetch_that_failed_makes_every_partition_seek_again(pool: Pool) 
         await broker.getmany(timeout_ms=1)
     # aiokafka had drained offsets 0 to 4 of partition 0 already, and goes on behind them
     await consumer.consume(records(range(5, 9)))
+    await consumer.settle()
     assert await seen(pool) == []
     await settled()
 
@@ -306,6 +324,7 @@ async def test_an_error_pauses_seeks_again_from_the_database_and_backs_off(pool:
         broker.asked.clear()
         before = asyncio.get_running_loop().time()
         await consumer.consume(records(range(5)))
+        await consumer.settle()
         assert broker.asked == ["pause 0"]
         assert await seen(pool) == []
         await settled()
@@ -313,6 +332,7 @@ async def test_an_error_pauses_seeks_again_from_the_database_and_backs_off(pool:
         assert broker.asked == ["pause 0", "seek 0 to 0", "resume 0"]
 
     await consumer.consume(records(range(5)))
+    await consumer.settle()
 
     assert await seen(pool) == [(0, offset) for offset in range(5)]
     assert apply.after == [5]
@@ -326,7 +346,9 @@ async def test_a_broken_invariant_halts_that_partition_alone(pool: Pool) -> None
     await assign(consumer, broker, ZERO, ONE)
 
     await consumer.consume([*records(range(5)), *records(range(5), partition=1)])
+    await consumer.settle()
     await consumer.consume([*records(range(5)), *records(range(5, 6), partition=1)])
+    await consumer.settle()
 
     assert problem(consumer) == "usage.events[0] halted: sums differ"
     assert await seen(pool) == [(1, offset) for offset in range(6)]
@@ -338,7 +360,9 @@ async def test_an_error_after_commit_does_no_harm(pool: Pool) -> None:
     await assign(consumer, broker, ZERO)
 
     await consumer.consume(records(range(5)))
+    await consumer.settle()
     await consumer.consume(records(range(5, 7)))
+    await consumer.settle()
 
     assert await positions(pool) == {0: (7, 7, 0)}
     assert apply.after == [5, 7]
@@ -356,6 +380,7 @@ async def test_a_batch_whose_partition_was_revoked_while_it_ran_is_still_announc
     assert apply.may_commit is not None
     apply.may_commit.set()
     await consuming
+    await consumer.settle()
 
     assert apply.after == [5]
     assert await positions(pool) == {0: (5, 5, 0)}
@@ -381,12 +406,14 @@ async def test_a_zombie_and_its_successor_at_once_count_once(pool: Pool) -> None
     assert zombie.may_commit is not None
     zombie.may_commit.set()
     await asyncio.gather(stuck, taking_over)
+    await asyncio.gather(old.settle(), new.settle())
 
     rows = await pool.fetch("SELECT record_offset, by FROM seen ORDER BY 1")
     assert [tuple(row) for row in rows] == [(n, "zombie") for n in range(5)] + [(n, "successor") for n in range(5, 8)]
     assert await positions(pool) == {0: (8, 8, 0)}
 
     await old.consume(records(range(5, 9)))
+    await old.settle()
     assert await seen(pool) == [(0, offset) for offset in range(9)]
 
 
@@ -402,6 +429,7 @@ async def test_the_successor_of_a_zombie_that_rolls_back_stores_all(pool: Pool) 
     assert zombie.may_commit is not None
     zombie.may_commit.set()
     await asyncio.gather(stuck, taking_over)
+    await asyncio.gather(old.settle(), new.settle())
 
     assert [slice_.first_offset for slice_ in successor.slices] == [0]
     assert await seen(pool) == [(0, offset) for offset in range(8)]
@@ -431,15 +459,18 @@ async def test_kafka_is_told_at_once_then_once_a_second_and_at_the_end(pool: Poo
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "advise"))
 
     await consumer.consume(records(range(5)))
+    await consumer.settle()
     await told()
     assert broker.committed == [{ZERO: 5}]
 
     await consumer.consume([*records(range(5, 7)), *records(range(2), partition=1)])
+    await consumer.settle()
     assert broker.committed == [{ZERO: 5}]
     await told()
     assert broker.committed == [{ZERO: 5}, {ZERO: 7, ONE: 2}]
 
     await consumer.consume(records(range(7, 8)))
+    await consumer.settle()
     await consumer.close()
     assert broker.committed[-1] == {ZERO: 8}
 
@@ -453,6 +484,7 @@ async def test_a_coordinator_that_does_not_answer_keeps_nobody_from_storing(
     await assign(consumer, broker, ZERO)
     for first in range(0, 15, 5):
         await consumer.consume(records(range(first, first + 5)))
+        await consumer.settle()
 
     assert await positions(pool) == {0: (15, 15, 0)}
     await consumer.close()
@@ -471,6 +503,7 @@ async def test_the_lag_is_reported_while_nothing_moves(pool: Pool) -> None:
 
     apply.fails = [RuntimeError("no")]
     await consumer.consume(records(range(5)))  # paused after an error: nothing is fetched, but the topic grows
+    await consumer.settle()
     broker.end[ZERO] = 40
     await consumer.look()
     assert gauge(0) == 40
@@ -491,10 +524,12 @@ async def test_the_lag_in_seconds_is_the_age_of_what_was_applied_last(
     assert seconds(0) is None, "nobody knows yet"
 
     await consumer.consume([replace(record, timestamp=940_000) for record in records(range(5))])
+    await consumer.settle()
     await consumer.look()
     assert seconds(0) == 60
 
     await consumer.consume(records(range(5, 12)))
+    await consumer.settle()
     await consumer.look()
     assert seconds(0) == 0, "nothing waits"
 
@@ -537,10 +572,12 @@ async def test_lag_is_what_waits_and_markers_at_the_end_do_not(pool: Pool) -> No
     consumer = consumer_of(pool, broker, apply)
     await assign(consumer, broker, ZERO)
     await consumer.consume(records(range(5)))
+    await consumer.settle()
     broker.fetched_to[ZERO] = 5
     assert await consumer.lag() == 7
 
     await consumer.consume(records(range(5, 10)))
+    await consumer.settle()
     broker.fetched_to[ZERO] = 12  # a transaction's markers: fetched, but no records
     assert await consumer.lag() == 0
 

@@ -286,6 +286,7 @@ async def test_a_halted_partition_says_on_readyz_what_to_do_while_its_neighbour_
 
     flood = [record(b"not JSON", offset=n) for n in range(1_000)]
     await consumer.consume([*flood, record(structured(), offset=0, partition=1)])
+    await consumer.settle()
 
     assert consumer.not_ready is not None  # what /readyz answers with 503
     assert consumer.not_ready.startswith("usage.events[0] halted: ")
