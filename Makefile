@@ -10,6 +10,7 @@
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make test-site  the documentation as a site: links, and that it asks no other server for anything
 #   make test-wheel  the wheel: the same on every machine, and enough by itself in an empty environment
+#   make bench   the hot path beside raw COPY and its peers; writes docs/reports/performance.md
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
 #   make check   the same as tests: what .ci/run ends with
@@ -28,7 +29,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site test-wheel chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -112,6 +113,10 @@ test-litellm: $(VENV)/.installed-test .venv-litellm/.installed
 
 test-examples: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/examples
+
+# At most 15 minutes. Say BENCH='--only copy' for a part of it, or BENCH=--long for the long sizes.
+bench: $(VENV)/.installed-test
+	@$(VENV)/bin/python -m benchmarks.suite --report $(BENCH)
 
 chaos: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick chaos $(CHAOS)
