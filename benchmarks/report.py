@@ -36,6 +36,11 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         f"Python {where['python']}; load before the run {', '.join(map(str, where['load_before']))}. {found['events']:,} events of {found['record_bytes']} bytes.",
         "",
     ]
+    if where["load_before"][0] > where["cores"]:
+        lines += [
+            "**The machine was busy with other programs.** CPU and bytes are worth something, rates and latencies are not: run it where nothing else runs.",
+            "",
+        ]
     if "copy" in found:
         copy, limit = found["copy"], found["copy"]["raw COPY"]["events_per_second"]
         lines += ["## One worker beside its limit and its peers", ""]
@@ -85,7 +90,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
             ("events/s", "row p50", "row p99", "summary p50", "summary p99"),
             [
                 (
-                    _count(rate),
+                    _count(int(rate)),
                     *(f"{one[kind][p]:.2f} s" for kind in ("row", "summary") for p in ("p50", "p99")),
                 )
                 for rate, one in found["freshness"].items()

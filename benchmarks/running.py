@@ -153,5 +153,5 @@ async def _watch(where: Place, until: int, pids: list[int], how_far: str) -> Dra
             used = (await Used.now(connection, where.stack, pids)).since(first[2], events)
             most = max(most, *(psutil.Process(pid).memory_info().rss for pid in pids))
             return Drained(events / (at - first[1]) if events > 1 else 0.0, used, most / 2**20)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
     raise SystemExit(f"not done within {PATIENCE_SECONDS:.0f} s: {how_far}")
