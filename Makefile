@@ -53,9 +53,10 @@ test-k8s: $(VENV)/.installed-test $(VENV)/bin/controlplane
 
 CONTROL_PLANE_SOURCES = $(wildcard tests/k8s/controlplane/*)
 
+# Without inlining the compiler takes a fifth less time, and the tests no more.
 $(VENV)/bin/controlplane: $(CONTROL_PLANE_SOURCES) | $(VENV)/bin/python
 	@echo "building the API server of Kubernetes and kubectl with Go (three minutes, once)"
-	@cd tests/k8s/controlplane && go build -ldflags='-s -w' -o $(abspath $@) .
+	@cd tests/k8s/controlplane && go build -buildvcs=false -gcflags=all=-l -ldflags='-s -w' -o $(abspath $@) .
 
 test-containers: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/compose
