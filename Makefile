@@ -7,6 +7,7 @@
 #   make test-litellm  the plug-in inside the real LiteLLM proxy, killed and restarted (installs it into .venv-litellm)
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
+#   make test-scale-out  the log distributed over three servers by Citus (needs a PostgreSQL that has it: docs/how-to/scale.md)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make test-site  the documentation as a site: links, and that it asks no other server for anything
 #   make test-wheel  the wheel: the same on every machine, and enough by itself in an empty environment
@@ -29,7 +30,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
+.PHONY: demo test test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
 
 demo: $(VENV)/.installed-local
 	@$(VENV)/bin/tallystick demo
@@ -111,6 +112,10 @@ test-litellm: $(VENV)/.installed-test .venv-litellm/.installed
 	@.venv-litellm/bin/python -m pip --quiet --disable-pip-version-check install 'litellm[proxy]==$(LITELLM_VERSION)' confluent-kafka
 	@.venv-litellm/bin/python -m pip --quiet --disable-pip-version-check install --no-deps -e .
 	@touch $@
+
+# Not a step of .ci/run: no package registry has Citus for Debian. Fails where TALLYSTICK_POSTGRES_BIN names no PostgreSQL that has it.
+test-scale-out: $(VENV)/.installed-test
+	@$(VENV)/bin/python -m pytest tests/scale_out -s
 
 test-examples: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/examples

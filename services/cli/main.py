@@ -27,6 +27,7 @@ COMMANDS = {
     "backup": "services.cli.backup:app",
     "restore": "services.cli.backup:restore",
     "topics": "services.cli.topics:topics",
+    "scale-out": "services.cli.scale_out:scale_out",
     "up": "services.cli.run:up",
     "replay": "services.cli.replay:replay",
     "doctor": "services.cli.doctor.command:doctor",

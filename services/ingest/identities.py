@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
+import asyncpg
+
 from services.ingest.packing import IDENTITY_COLUMNS
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -71,5 +73,17 @@ async def stored_versions(
     A row without `id` is one whose month is archived. The times are those of the events that came: they find what is in the
     log, but for some reason not guarded.
     """
-    rows = await connection.fetch(_SQL["stored_versions"], [id_ for id_, _ in wanted], [at for _, at in wanted])
+    query = _SQL["stored_versions_distributed" if _Log.distributed else "stored_versions"]
+    try:
+        rows = await connection.fetch(query, [id_ for id_, _ in wanted], [at for _, at in wanted])
+    except asyncpg.FeatureNotSupportedError:
+        _Log.distributed = True  # the transaction is lost: who repeats it asks the other way
+        raise
     return {row["wanted"]: dict(row) for row in rows}
+
+
+class _Log:
+    """What this process has learnt of the log."""
+
+    distributed = False
+    """Citus refuses a query for one table: it has distributed the log. Found out by trying, as a question each time costs more."""

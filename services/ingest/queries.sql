@@ -31,6 +31,18 @@ LEFT JOIN LATERAL (
     WHERE r.created_at = coalesce(i.created_at, w.created_at) AND r.id = coalesce(i.row_id, w.id) OFFSET 0) l ON true
 WHERE i.created_at IS NOT NULL OR l.id IS NOT NULL;
 
+-- name: stored_versions_distributed
+-- The same where Citus has distributed the log: identities are looked up on the coordinator, then each shard looks up its rows.
+WITH wanted AS MATERIALIZED (
+    SELECT w.id AS wanted, i.created_at AS guarded_at, coalesce(i.created_at, w.created_at) AS at, coalesce(i.row_id, w.id) AS row_id
+    FROM unnest($1::uuid[], $2::timestamptz[]) AS w (id, created_at)
+    LEFT JOIN LATERAL (SELECT g.created_at, g.row_id FROM usage_ids g WHERE g.id = w.id OFFSET 0) i ON true
+), stored AS MATERIALIZED (
+    SELECT r.* FROM wanted w JOIN usage_logs r ON r.created_at = w.at AND r.id = w.row_id
+)
+SELECT w.wanted, w.guarded_at, l.* FROM wanted w LEFT JOIN stored l ON l.created_at = w.at AND l.id = w.row_id
+WHERE w.guarded_at IS NOT NULL OR l.id IS NOT NULL;
+
 -- name: quarantine
 -- Keeps refused records whole. A record that was refused before (a replay of its offset) stays as it was.
 INSERT INTO quarantined_events (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from deploy.scale_out import DISTRIBUTED as BY_THE_COMMAND
+from deploy.scale_out import KEY, READY
 from shared.postgres import Connection
 
-DISTRIBUTED = ["usage_logs", "usage_summaries", "rated_usage"]
+DISTRIBUTED = list(READY)
 WRITTEN_BY_COPY = ["usage_logs", "rated_usage"]
 DROPPED_BY_SCALING_OUT = {
     ("rated_usage", name) for name in ("protect_rated_usage", "keep_rated_usage", "keep_all_rated_usage")
@@ -71,3 +73,17 @@ async def test_what_is_written_by_copy_has_no_row_security_and_nothing_has_a_seq
         )
         == []
     )
+
+
+async def test_what_the_command_distributes_may_be_distributed_and_is_read_by_views_alone(
+    connection: Connection,
+) -> None:
+    """Materialized views would have to be filled again; the command knows plain ones."""
+    assert set(BY_THE_COMMAND) <= set(READY)
+    assert KEY == "subscription_id"
+    rows = await connection.fetch(
+        """SELECT DISTINCT c.relname, c.relkind FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class c ON c.oid = r.ev_class
+           WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = ANY($1::text[]::regclass[])""",
+        list(BY_THE_COMMAND),
+    )
+    assert {row["relkind"] for row in rows} == {b"v"}
