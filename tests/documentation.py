@@ -13,6 +13,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SHELL: Final = {"bash", "sh", "console"}
+COMMANDS: Final = ("tallystick ", "psql ", "curl ")
 _FENCED: Final = re.compile(
     r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$\n?", re.DOTALL | re.MULTILINE
 )
@@ -47,12 +48,12 @@ def script_of(block: Block) -> str:
     """Return what a reader types of a block in a shell.
 
     That is what follows `$ ` where a line begins so: the rest is what the shell answers. In blocks of a shell it is
-    else all of it; in blocks without a language the lines that begin with `tallystick`.
+    else all of it; in blocks without a language the lines that begin with one of COMMANDS.
     """
     typed, goes_on, shell = [], False, block.language in SHELL
     prompts = re.search(r"^\$ ", block.body, re.MULTILINE)
     for line in block.body.splitlines():
-        if goes_on or (line.startswith("$ ") if prompts else shell or line.startswith("tallystick ")):
+        if goes_on or (line.startswith("$ ") if prompts else shell or line.startswith(COMMANDS)):
             typed.append(line.removeprefix("$ "))
             goes_on = line.endswith("\\")
     return "\n".join(typed) + "\n"

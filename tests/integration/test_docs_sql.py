@@ -55,6 +55,7 @@ async def test_postgres_understands_the_sql_of_a_page(page: str, connection: asy
         "```sql\nCREATE ROLE somebody LOGGING;\n```\n",
         "```sql\n-- psql -v topic=usage.events\nSELECT next_offset FROM ingest_positions WHERE topic = :'topics';\n```\n",
         '```console\n$ psql "$DATABASE_URL" -c "SELECT state FROM jobs_of_old"\n```\n',
+        '```\npsql "$DATABASE_URL" -c "SELECT state FROM jobs_of_old"\n```\n',
     ],
 )
 async def test_a_defect_is_found(defect: str, connection: asyncpg.Connection) -> None:
