@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 
+from shared import tracing
 from shared.advice import Advice
 from shared.backoff import backoff
 from shared.errors import BrokenInvariant
@@ -229,11 +230,17 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     ) -> None:
         if not state.synced:
             return  # fetched before its seek: it comes again from its position
-        state.busy = True
-        began = perf_counter()
+        with tracing.batch(tp.topic, tp.partition, records):
+            await self._apply_and_follow(tp, state, records)
+
+    async def _apply_and_follow(
+        self, tp: TopicPartition, state: _Partition, records: list[ConsumerRecord[bytes, bytes]]
+    ) -> None:
+        state.busy, began = True, perf_counter()
         try:
             next_offset, after_commit = await self._apply(tp, state, records)
         except Exception as error:
+            tracing.failed(error)
             self._recover(tp, state, error)
             return
         finally:

@@ -14,6 +14,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import FAKE_CONSUMER
 
+from shared import tracing
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import (
     BILLING_EVENTS,
@@ -140,7 +141,7 @@ class OutboxProducer:
                 self._prefix + message.topic,
                 key=message.key,
                 partition=message.partition,
-                headers={"content-type": CONTENT_TYPE_JSON, **message.headers},
+                headers={"content-type": CONTENT_TYPE_JSON, **tracing.headers(), **message.headers},
                 no_confirm=True,
             )
         except MessageSizeTooLargeError as error:

@@ -44,6 +44,7 @@ class Lag:
         try:
             async with asyncio.timeout(ENDS_TIMEOUT_SECONDS):
                 self._ends = await self.consumer().end_offsets(list(placed)) if placed else {}
+            self.metrics.answered()
         except (TimeoutError, KafkaError):
             self._ends = {}  # nobody knows: no reason to restart a worker
         for tp in self._reported - self.partitions.keys():

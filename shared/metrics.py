@@ -29,6 +29,11 @@ CONSUMER_LAG_SECONDS = Gauge(
     "Age of the last record that was applied, by the broker's or producer's time, while others wait behind it; 0 if none does.",
     ["topic", "partition"],
 )
+CONSUMER_BROKER_ANSWERED = Gauge(
+    "tallystick_consumer_broker_answered_timestamp_seconds",
+    "When the broker last said where partitions end, as Unix time. The lag is as old as this.",
+    ["topic"],
+)
 CONSUMER_REDELIVERIES = Counter(
     "tallystick_consumer_redeliveries", "Batches that failed and are read again, by kind of error.", ["topic", "error"]
 )
@@ -79,6 +84,10 @@ class ConsumerMetrics:
         CONSUMER_POSITION.labels(self.topic, partition).set(next_offset)
         if end is not None:
             self.lags(partition, max(0, end - next_offset))
+
+    def answered(self) -> None:
+        """Note that the broker answers."""
+        CONSUMER_BROKER_ANSWERED.labels(self.topic).set_to_current_time()
 
     def lags(self, partition: int, records: int) -> None:
         """Set how far a partition is behind."""

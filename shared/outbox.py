@@ -15,6 +15,7 @@ from uuid import UUID
 
 from shared.errors import TallystickError
 from shared.ids import uuid7
+from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
 from shared.postgres import Connection, Pool, transaction
 from shared.sql import Queries
 
@@ -92,6 +93,17 @@ class Outbox:
         if refused:
             raise refused
         return len(messages)
+
+    async def empty(self, pool: Pool, produce: Producer, *, service: str, older_than_seconds: float) -> None:
+        """Publish all that is older than `older_than_seconds`, and tell how much still waits: most of all when the broker took nothing."""
+        try:
+            while await self.publish_leftovers(pool, produce, older_than_seconds=older_than_seconds):
+                pass
+        finally:
+            async with pool.acquire() as connection:
+                messages, seconds = await self.waiting(connection)
+            OUTBOX_WAITING.labels(service).set(messages)
+            OUTBOX_AGE.labels(service).set(seconds)
 
     async def waiting(self, connection: Connection) -> tuple[int, float]:
         """Return how many messages wait and the age of the oldest in seconds."""

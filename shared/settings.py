@@ -80,6 +80,13 @@ class WorkerSettings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
         description="Name of this worker within its service: its static group membership (a pod name).",
     )
+    otlp_endpoint: str = Field(
+        "",
+        validation_alias=AliasChoices("TALLYSTICK_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        pattern=r"^(https?://.+)?$",
+        description="Where traces of batches are sent (OTLP/HTTP, without /v1/traces); none without it. Needs the extra `tracing`. "
+        "OTEL_EXPORTER_OTLP_ENDPOINT sets it as well.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     shutdown_seconds: float = Field(
         15.0, gt=0, description="Longest time that a stopping worker takes to finish its batch."

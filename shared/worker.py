@@ -21,7 +21,7 @@ import structlog
 from faststream.asgi import AsgiFastStream
 from faststream.kafka import KafkaBroker
 
-from shared import certificates
+from shared import certificates, tracing
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import TallystickError
 from shared.logs import configure_logs
@@ -172,6 +172,7 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
     )
     try:
         certificates.report(settings)
+        tracing.start(name, settings.instance, settings.otlp_endpoint)
         port = settings.http_port or default_port
         check_port(settings.http_host, port)
         await check_schema(pool)
@@ -197,6 +198,7 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         )
         log.info("worker_stopped")
     finally:
+        tracing.stop()
         await close_pool(pool)
 
 

@@ -9,7 +9,6 @@ from time import monotonic
 from services.aggregator import metrics, store
 from services.aggregator.health import judge_providers
 from shared.clock import Clock
-from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
 from shared.outbox import Outbox, Producer
 from shared.period import utc
 from shared.postgres import Pool, transaction
@@ -153,9 +152,4 @@ class AlertPublication:
     produce: Producer
 
     async def __call__(self) -> None:
-        while await self.outbox.publish_leftovers(self.pool, self.produce, older_than_seconds=0.0):
-            pass
-        async with self.pool.acquire() as connection:
-            waiting, age = await self.outbox.waiting(connection)
-        OUTBOX_WAITING.labels("aggregator").set(waiting)
-        OUTBOX_AGE.labels("aggregator").set(age)
+        await self.outbox.empty(self.pool, self.produce, service="aggregator", older_than_seconds=0)

@@ -10,7 +10,6 @@ from services.billing.rating.held import rate_held
 from services.billing.rating.prices import Prices
 from services.billing.rating.store import count_held
 from shared.clock import Clock
-from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
 from shared.outbox import Outbox, Producer
 from shared.postgres import Pool
 
@@ -39,9 +38,4 @@ class EventPublication:
     produce: Producer
 
     async def __call__(self) -> None:
-        while await self.outbox.publish_leftovers(self.pool, self.produce, older_than_seconds=0):
-            pass
-        async with self.pool.acquire() as connection:
-            waiting, age = await self.outbox.waiting(connection)
-        OUTBOX_WAITING.labels("billing").set(waiting)
-        OUTBOX_AGE.labels("billing").set(age)
+        await self.outbox.empty(self.pool, self.produce, service="billing", older_than_seconds=0)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared.metrics import OUTBOX_AGE, OUTBOX_WAITING
 from shared.outbox import Message, Outbox, Producer
 from shared.postgres import Pool
 
@@ -49,12 +48,7 @@ class Publishing:
 
     async def leftovers(self) -> None:
         """Publish what a crash or an absent broker left behind, and report what still waits."""
-        while await self._outbox.publish_leftovers(self._pool, self._produce, older_than_seconds=LEFTOVER_SECONDS):
-            pass
-        async with self._pool.acquire() as connection:
-            waiting, age = await self._outbox.waiting(connection)
-        OUTBOX_WAITING.labels("ingest").set(waiting)
-        OUTBOX_AGE.labels("ingest").set(age)
+        await self._outbox.empty(self._pool, self._produce, service="ingest", older_than_seconds=LEFTOVER_SECONDS)
 
     async def finish(self) -> None:
         """Wait for what is on its way."""

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from shared.errors import ServiceUnavailable
 from shared.outbox import Message, NotAcknowledged, Outbox
@@ -223,3 +224,21 @@ async def test_a_database_that_does_not_exist_is_told_in_one_line(postgres: str)
     address = urlsplit(postgres)._replace(path="/nothing_here").geturl()
     with pytest.raises(ServiceUnavailable, match='"nothing_here" does not exist'):
         await create_pool(address)
+
+
+async def test_how_much_waits_is_told_above_all_when_the_broker_takes_nothing(ingest_pool: Pool) -> None:
+    await enqueue(ingest_pool, Message("t", b"1"), Message("t", b"2"))
+
+    async def refuse(messages: Sequence[Message]) -> None:
+        raise ConnectionError("no broker")
+
+    async def produce(messages: Sequence[Message]) -> None:
+        pass
+
+    with pytest.raises(ConnectionError):
+        await OUTBOX.empty(ingest_pool, refuse, service="ingest", older_than_seconds=0)
+    assert REGISTRY.get_sample_value("tallystick_outbox_waiting_messages", {"outbox": "ingest"}) == 2
+    assert (REGISTRY.get_sample_value("tallystick_outbox_oldest_seconds", {"outbox": "ingest"}) or 0) > 0
+
+    await OUTBOX.empty(ingest_pool, produce, service="ingest", older_than_seconds=0)
+    assert REGISTRY.get_sample_value("tallystick_outbox_waiting_messages", {"outbox": "ingest"}) == 0

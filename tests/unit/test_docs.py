@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -84,11 +85,17 @@ def test_the_metrics_that_are_named_exist(page: Path) -> None:
     assert named <= known
 
 
+TO_BE_FOLLOWED: Final = ("runbooks", "how-to", "tutorial")
+"""Folders of pages whose commands are to be typed as they stand."""
+
+
 @of_each_page
 def test_the_commands_that_are_named_exist(page: Path) -> None:
     for line in _spans_of_code(text_of(page)):
         for words in re.findall(r"(?<![\w/.'\[-])tallystick((?: +[^\s#;|&)<>`]+)+)", line):
-            _assert_command(words.split())
+            command, rest = _assert_command(_words(words))
+            if page.parent.name in TO_BE_FOLLOWED:
+                _assert_complete(command, rest)
         for target in re.findall(r"(?<![\w/-])make ([a-z]+)\b", line):
             assert re.search(rf"^{target}:", text_of(ROOT / "Makefile"), re.MULTILINE), f"make {target}"
 
@@ -100,20 +107,52 @@ def _spans_of_code(text: str) -> Iterator[str]:
     yield from re.findall(r"`([^`\n]+)`", without_code_blocks(text))
 
 
-def _assert_command(words: list[str]) -> None:
-    """Follow a command line from the root: every word must be a subcommand, an option of it, or an option's or argument's value."""
-    command: Any = get_command(app)
-    context = command.make_context("tallystick", [], resilient_parsing=True)
-    for word in words:
-        if word.startswith("-"):
-            options = {option for parameter in command.params for option in getattr(parameter, "opts", ())}
-            assert word.partition("=")[0] in options | {"--help"}, (
-                f"{command.name} has no {word} (in: tallystick {' '.join(words)})"
-            )
-        elif hasattr(command, "get_command") and not word.startswith("…"):
-            subcommand = command.get_command(context, word)
-            assert subcommand is not None, f"no command {word} (in: tallystick {' '.join(words)})"
-            command = subcommand
+def _words(line: str) -> list[str]:
+    """Return the words of a command line as a shell does; as they stand where a quotation goes on beyond them."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return [*line.split(), "…"]
+
+
+def _assert_command(words: list[str]) -> tuple[Any, list[str]]:
+    """Follow a command line from the root: what comes after the subcommand has to be options of it. Return the command, and what comes after."""
+    command, said, rest = get_command(app), f"in: tallystick {' '.join(words)}", list(words)
+    while rest and hasattr(command, "get_command") and not rest[0].startswith(("-", "…")):
+        word = rest.pop(0)
+        subcommand = command.get_command(command.make_context("tallystick", [], resilient_parsing=True), word)
+        assert subcommand is not None, f"no command {word} ({said})"
+        command = subcommand
+    for word in (word for word in rest if word.startswith("-")):
+        options = {option for parameter in command.params for option in getattr(parameter, "opts", ())}
+        assert word.partition("=")[0] in options | {"--help"}, f"{command.name} has no {word} ({said})"
+    return command, rest
+
+
+def _assert_complete(command: Any, rest: list[str]) -> None:
+    """What is written behind a command is all that it needs, and nothing that it does not take. A command that is only named is not run."""
+    if not rest or any("…" in word or word == "--help" for word in rest):
+        return
+    said = f"in: {command.name} {' '.join(rest)}"
+    context = command.make_context(command.name, [*rest], resilient_parsing=True)
+    assert not context.args, f"{command.name} does not take {' '.join(context.args)} ({said})"
+    needed = [p.opts[0] for p in command.params if p.required and p.param_type_name == "option"]
+    given = {word.partition("=")[0] for word in rest}
+    assert given.issuperset(needed), f"{command.name} needs {', '.join(needed)} ({said})"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("invoices close --period 2026-10", "no command invoices"),
+        ("invoice close --month 2026-10", "close has no --month"),
+        ("invoice close 2026-10", "close does not take 2026-10"),
+        ("held expire --ids ID", "expire needs --ids, --why"),
+    ],
+)
+def test_a_command_that_would_not_run_is_found(line: str, problem: str) -> None:
+    with pytest.raises(AssertionError, match=problem):
+        _assert_complete(*_assert_command(line.split()))
 
 
 @pytest.mark.parametrize("file", CODE, ids=lambda file: str(file.relative_to(ROOT)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from time import time
 from typing import Final
 from uuid import UUID
@@ -24,6 +26,7 @@ from services.cli.demo.world import read_world
 from services.cli.run import API_PORT_VARIABLE
 from services.cli.supervisor import WorkerSpec
 from shared.contracts import USAGE_EVENTS
+from shared.errors import ServiceUnavailable
 from shared.kafka_security import librdkafka_security
 from shared.postgres import Pool, transaction
 from shared.settings import KafkaSettings, load
@@ -46,21 +49,24 @@ class Live:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Send and ask for as long as the block runs. Raises `ServiceUnavailable` at its end if the broker would not take it."""
-        publisher = Publisher(
-            self.kafka.kafka_bootstrap_servers,
-            self.kafka.kafka_topic_prefix + USAGE_EVENTS,
-            rate=RATE,
-            security=librdkafka_security(self.kafka),
-        )
-        sending = asyncio.create_task(asyncio.to_thread(publisher.publish, self._records()))
+        """Send and ask for as long as the block runs."""
+        ending = threading.Event()
+        sending = asyncio.create_task(asyncio.to_thread(self._send, ending))
         asking = asyncio.create_task(self._ask())
         try:
             yield
         finally:
             asking.cancel()
-            publisher.stop()
+            ending.set()
             await sending
+
+    def _send(self, ending: threading.Event) -> None:
+        """Publish until it is time to end. A broker that is away is asked again: somebody tries what happens then."""
+        topic, security = self.kafka.kafka_topic_prefix + USAGE_EVENTS, librdkafka_security(self.kafka)
+        while not ending.is_set():
+            publisher = Publisher(self.kafka.kafka_bootstrap_servers, topic, rate=RATE, security=security)
+            with contextlib.suppress(ServiceUnavailable):
+                publisher.publish(takewhile(lambda _: not ending.is_set(), self._records()))
 
     def _records(self) -> Iterator[Record]:
         rng = random.Random()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shlex
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.local.external import VARIABLES
 from services.cli.demo.display import Display
 from services.cli.demo.live import RATE
 from services.cli.demo.observe import Programs, grafana, prometheus
@@ -50,6 +53,10 @@ class Observing:
         self.display.say(
             "TallystickFreshnessBurnsFast fires for some minutes: what the story sent had happened days and hours before"
         )
+        self.display.say("for `tallystick` commands in another terminal:")
+        for name in VARIABLES.values():
+            line = f"export {name}={shlex.quote(os.environ[name])}"
+            self.display.console.print(line, highlight=False, markup=False, soft_wrap=True)
         ended, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
