@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 import zlib
-from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +34,7 @@ class Load:
     def __init__(self, where: Place, owners: Sequence[str], rate: int, seconds: float) -> None:
         self.due: list[list[float]] = [[] for _ in range(PARTITIONS)]
         self._where, self._owners, self._rate, self._seconds = where, owners[:1_000], rate, seconds
+        self.started = time.time()
         self._thread = threading.Thread(target=self._send, daemon=True)
 
     def start(self) -> None:
@@ -53,7 +53,8 @@ class Load:
         )  # fmt: skip
         run, places = uuid.uuid4().hex, [zlib.crc32(owner.encode()) % PARTITIONS for owner in self._owners]
         template = _template(run)
-        started, number, total = time.time(), 0, int(self._rate * self._seconds)
+        started = self.started = time.time()
+        number, total = 0, int(self._rate * self._seconds)
         while number < total:
             until = min(total, int((time.time() - started) * self._rate) + 1)
             while number < until:
@@ -88,7 +89,7 @@ async def measure(stack: Stack, owners: Sequence[str], rate: int, seconds: int) 
                 await asyncio.sleep(0.05)
             load = Load(where, owners, rate, WARM_UP_SECONDS + seconds)
             load.start()
-            rows, summaries, sent = await _look(where, load)
+            rows, summaries, sent = await _look(where, load, rate)
             load.join()
             await where.caught_up()
         return {
@@ -100,11 +101,10 @@ async def measure(stack: Stack, owners: Sequence[str], rate: int, seconds: int) 
         }
 
 
-async def _look(where: Place, load: Load) -> tuple[list[float], list[float], int]:
+async def _look(where: Place, load: Load, rate: int) -> tuple[list[float], list[float], int]:
     rows: list[float] = []
     summaries: list[float] = []
     stored, summed, warm = [0] * PARTITIONS, 0, time.time() + WARM_UP_SECONDS
-    due: list[float] = []
     while True:
         running = load.running
         positions = await where.connection.fetch("SELECT partition, next_offset FROM ingest_positions")
@@ -118,11 +118,9 @@ async def _look(where: Place, load: Load) -> tuple[list[float], list[float], int
             )
         )
         now = time.time()
-        if count > summed:
-            due = sorted(at for times in load.due for at in list(times)) if count > len(due) or running else due
-            first = max(summed, bisect_right(due, warm))
-            summaries += [now - at for at in due[first:count]]
-            summed = count
+        first = max(summed, int((warm - load.started) * rate))
+        summaries += [now - load.started - number / rate for number in range(first, count)]
+        summed = max(summed, count)
         total = sum(map(len, load.due))
         if not running and sum(stored) >= total and summed >= total:
             return rows, summaries, total
