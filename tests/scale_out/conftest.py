@@ -28,7 +28,9 @@ SETTINGS = {
     "citus.node_conninfo": "sslmode=disable",
     "max_prepared_transactions": "100",
     "shared_buffers": "64MB",
+    "synchronous_commit": "on",
 }
+"""A server that is killed loses what it had not written: no commit may be reported before, on any of them."""
 
 
 @dataclass
