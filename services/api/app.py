@@ -19,6 +19,8 @@ from services.api.auth.oidc.opening import tokens_of
 from services.api.auth.sessions import LoggedIn
 from services.api.boundary import Boundary
 from services.api.capabilities import Capabilities
+from services.api.console.code_flow import code_flow_of
+from services.api.console.routes import ROUTER as CONSOLE
 from services.api.database import Database
 from services.api.entitlements import Entitlements
 from services.api.events.intake import Intake
@@ -65,6 +67,7 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
             )
         ),
         tokens=tokens_of(settings, pool, clock),
+        code_flow=code_flow_of(settings),
         provider_keyring=keyring_of(settings),
         capabilities=Capabilities(settings),
         rate_limits=settings.rate_limits(),
@@ -104,6 +107,7 @@ def make_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
     answering.install(app)
     for router in ROUTERS:
         app.include_router(router, responses=_PROBLEMS)
+    app.include_router(CONSOLE)
     return app
 
 

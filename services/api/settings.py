@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from services.accounts.settings import AccountSettings
 from services.api.limits import Rate, RateLimits
@@ -127,6 +127,24 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
     oidc_create_users: bool = Field(
         False,
         description="Whether somebody with a valid token, and an e-mail address in it, becomes a user at the first login.",
+    )
+
+    oidc_client_id: str = Field(
+        "", description="What the console is called at the issuer, to sign people in there; empty: passwords alone."
+    )
+    oidc_client_secret: SecretStr = Field(
+        SecretStr(""),
+        description="The console's secret at the issuer; empty: it is a public client (PKCE is used anyway).",
+    )
+    oidc_scopes: str = Field("openid profile email", description="Scopes that the console asks the issuer for.")
+    console_url: str = Field(
+        "",
+        description="Where browsers find this server, such as https://usage.example.com; empty: where they ask. With https, cookies are "
+        "Secure.",
+    )
+    console_links: bool = Field(
+        False,
+        description="Whether a link may sign in to the console, once and from this machine: `tallystick demo --console` sets it.",
     )
 
     def rate_limits(self) -> RateLimits:

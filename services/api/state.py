@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from services.api.auth.sessions import LoggedIn
     from services.api.auth.tokens import Tokens
     from services.api.capabilities import Capabilities
+    from services.api.console.code_flow import CodeFlow
     from services.api.database import Database
     from services.api.entitlements import Entitlements
     from services.api.events.intake import Intake
@@ -35,6 +36,7 @@ class State:
     api_keys: ApiKeys
     sessions: LoggedIn
     tokens: Tokens
+    code_flow: CodeFlow | None
     provider_keyring: Keyring | None
     capabilities: Capabilities
     rate_limits: RateLimits

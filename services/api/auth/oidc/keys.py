@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,20 +14,14 @@ import jwt
 import structlog
 
 from services.api import metrics
+from services.api.auth.oidc.fetching import Unanswered, fetch_json
 from shared.clock import Clock
 from shared.errors import ConfigurationError, ServiceUnavailable
 
 log = structlog.get_logger("api.auth")
 
-FETCH_SECONDS: Final = 5.0
-MOST_BYTES: Final = 1_000_000
-"""Of a discovery document or a key set."""
 ASK_AGAIN: Final = timedelta(seconds=30)
 """How long the provider is not asked again, whatever keys tokens name: who sends nonsense must not make us hammer it."""
-
-
-class Unanswered(Exception):
-    """The identity provider did not answer with what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +81,7 @@ class Keys:
         self._asked_at = self.clock.now()
         try:
             url = self.jwks_url or await self._discover()
-            found = _usable(await self._get(url))
+            found = _usable(await fetch_json(self.tls, url))
             if not found:
                 raise Unanswered(f"{url} holds no key that can be used")
         except (Unanswered, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
@@ -99,7 +92,7 @@ class Keys:
         self._keys, self._fetched_at = found, self._asked_at
 
     async def _discover(self) -> str:
-        document = await self._get(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+        document = await fetch_json(self.tls, f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
         if document.get("issuer") != self.issuer:
             raise Unanswered(
                 f"the issuer calls itself {document.get('issuer')!r}: set TALLYSTICK_OIDC_ISSUER to just that"
@@ -108,25 +101,6 @@ class Keys:
         if not isinstance(url, str) or not is_safe(url):
             raise Unanswered(f"the issuer's jwks_uri is {url!r}")
         return url
-
-    async def _get(self, url: str) -> dict[str, Any]:
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), FETCH_SECONDS)
-        async with asyncio.timeout(2 * FETCH_SECONDS), httpcore.AsyncConnectionPool(ssl_context=self.tls) as network:  # noqa: SIM117
-            async with network.stream("GET", url, extensions={"timeout": timeouts}) as answer:
-                body = bytearray()
-                async for part in answer.aiter_stream():
-                    body += part
-                    if len(body) > MOST_BYTES:
-                        raise Unanswered(f"{url} is larger than {MOST_BYTES:,} bytes")
-        if answer.status != 200:
-            raise Unanswered(f"{url} answers {answer.status}")
-        try:
-            document = json.loads(bytes(body))
-        except ValueError as error:
-            raise Unanswered(f"{url} is no JSON") from error
-        if not isinstance(document, dict):
-            raise Unanswered(f"{url} is no JSON object")
-        return document
 
 
 def is_safe(url: str) -> bool:
