@@ -144,7 +144,7 @@ class Settings(AccountSettings, AcceptanceSettings, PipelineSettings):
     )
     console_links: bool = Field(
         False,
-        description="Whether a link may sign in to the console, once and from this machine: `tallystick demo --console` sets it.",
+        description="Whether a link may sign in to the console, once and from this machine: the demo sets it.",
     )
 
     def rate_limits(self) -> RateLimits:

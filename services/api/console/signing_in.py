@@ -96,7 +96,7 @@ async def come_back_from_provider(
 
 @router.get("/enter")
 async def enter_by_link(request: Request, token: Annotated[str, Query(max_length=200)]) -> Response:
-    """Sign in by a link, which is good once, for a few minutes, and on this machine: what `tallystick demo --console` prints."""
+    """Sign in by a link, which is good once, for a few minutes, and on this machine: what the demo prints."""
     if not state_of(request).settings.console_links or not _from_here(request):
         raise Problem(FORBIDDEN, "links that sign in are not taken here")
     try:
