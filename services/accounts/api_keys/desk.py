@@ -63,6 +63,8 @@ class Wish:
     expires_at: datetime | None = None
     requests_per_minute: int | None = REQUESTS_PER_MINUTE
     requests_per_day: int | None = REQUESTS_PER_DAY
+    id: UUID | None = None
+    """What the key's id is to be, so that it is made once; None: a new one."""
 
 
 async def create_key(
@@ -132,7 +134,7 @@ async def _make(
 ) -> tuple[ApiKey, str]:
     key = new_key()
     row = await connection.fetchrow(
-        _SQL["make_key"], uuid7(), wish.subscription_id, wish.name, hash_of(key, pepper), prefix_of(key),
+        _SQL["make_key"], wish.id or uuid7(), wish.subscription_id, wish.name, hash_of(key, pepper), prefix_of(key),
         wish.requests_per_minute, wish.requests_per_day, wish.expires_at, now, replaces,
     )  # fmt: skip
     [made] = _keys([row])

@@ -116,6 +116,11 @@ async def list_api_keys(  # noqa: PLR0917 (called by name)
 @router.post("", status_code=201)
 async def create_api_key(request: Request, principal: Asking, body: NewKey) -> MadeKey:
     """Make an API key of a subscription. The answer shows it, this once."""
+    return await make_api_key(request, principal, body)
+
+
+async def make_api_key(request: Request, principal: Principal, body: NewKey, *, id_: UUID | None = None) -> MadeKey:
+    """Make an API key, once for each `id_` that is given: a second time it is there already."""
     subscription_id = _subscription(principal, body.subscription_id)
     if subscription_id is None:
         raise Problem(INVALID_REQUEST, "subscription_id: say of which subscription")
@@ -130,7 +135,7 @@ async def create_api_key(request: Request, principal: Asking, body: NewKey) -> M
     ):
         if (wanted is None or wanted > default) and not principal.may("admin"):
             raise Problem(FORBIDDEN, f"{name}: more than {default:,} is for administrators to allow")
-    wish = Wish(subscription_id, body.name, body.expires_at, body.requests_per_minute, body.requests_per_day)
+    wish = Wish(subscription_id, body.name, body.expires_at, body.requests_per_minute, body.requests_per_day, id_)
     async with state.database.writing(principal) as connection:
         return _made(await create_key(connection, wish, pepper=_pepper(request), now=now, owner=_owner(principal)))
 

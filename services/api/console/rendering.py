@@ -113,6 +113,7 @@ def _environment(language: str) -> Environment:
     environment.globals.update({"_": words_of(language), "asset": asset, "url": _url})
     filters: dict[str, Callable[..., str]] = {**Formats(language).filters(), "spelt": spelt}
     environment.filters.update(filters)
+    environment.filters["translated"] = lambda texts: [(key, words_of(language)(text)) for key, text in texts.items()]
     return environment
 
 
