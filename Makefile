@@ -8,6 +8,7 @@
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
 #   make test-scale-out  the log distributed over three servers by Citus (needs a PostgreSQL that has it: docs/how-to/scale.md)
+#   make test-console  the console in a real browser, on the real stack (needs chromium)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make test-site  the documentation as a site: links, and that it asks no other server for anything
 #   make test-wheel  the wheel: the same on every machine, and enough by itself in an empty environment
@@ -30,10 +31,11 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
+.PHONY: demo test test-console test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
 
+# To look at afterwards, there is the console; not where nobody looks.
 demo: $(VENV)/.installed-local
-	@$(VENV)/bin/tallystick demo
+	@$(VENV)/bin/tallystick demo $$([ -t 1 ] && echo --console)
 
 # In as many processes as there are cores, each with a Kafka and a Postgres of its own, but not more than TESTS_AT_ONCE.
 TESTS_AT_ONCE ?= 4
@@ -116,6 +118,11 @@ test-litellm: $(VENV)/.installed-test .venv-litellm/.installed
 # Not a step of .ci/run: no package registry has Citus for Debian. Fails where TALLYSTICK_POSTGRES_BIN names no PostgreSQL that has it.
 test-scale-out: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/scale_out -s
+
+# Needs Debian's package chromium. The tests fail where it is missing: they are never skipped. Screenshots go to build/console.
+test-console: $(VENV)/.installed-test
+	@$(PIP) install 'playwright>=1.60,<2'
+	@$(VENV)/bin/python -m pytest tests/browser
 
 test-examples: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/examples

@@ -41,10 +41,17 @@ def demo(
             "--observe", help="Run a Prometheus (and a Grafana, if there is one) beside it, and go on when all is told."
         ),
     ] = False,
+    with_console: Annotated[
+        bool,
+        typer.Option("--console", help="Serve the console when all is told, and print links that sign in to it."),
+    ] = False,
     stay: Annotated[
         float | None,
         typer.Option(
-            "--for", min=0, metavar="SECONDS", help="With --observe: go on for so long; until Ctrl-C without it."
+            "--for",
+            min=0,
+            metavar="SECONDS",
+            help="With --observe or --console: go on for so long; until Ctrl-C without it.",
         ),
     ] = None,
     as_json: Annotated[
@@ -58,8 +65,8 @@ def demo(
 
     --observe needs Prometheus on PATH, or named in TALLYSTICK_PROMETHEUS; Grafana likewise, if it is there.
     """
-    if stay is not None and not observe:
-        raise typer.BadParameter("--for says how long to go on with --observe: give both")
+    if stay is not None and not (observe or with_console):
+        raise typer.BadParameter("--for says how long to go on with --observe or --console: give one of them, too")
     from services.cli.demo.run import Options, run  # noqa: PLC0415 (slow to import)
 
     options = Options(
@@ -72,5 +79,6 @@ def demo(
         keep,
         observe,
         stay,
+        with_console,
     )
     return 0 if run(options, as_json=as_json) else EXIT_UNPROVED

@@ -90,7 +90,9 @@ class Live:
 
 def api_worker() -> WorkerSpec:
     """Return a process of the API to run, on free ports."""
-    return WorkerSpec("services.api", 0, ports.choose(), {API_PORT_VARIABLE: str(ports.choose())})
+    return WorkerSpec(
+        "services.api", 0, ports.choose(), {API_PORT_VARIABLE: str(ports.choose()), "TALLYSTICK_CONSOLE_LINKS": "true"}
+    )
 
 
 async def gateways(settings: PipelineSettings, pool: Pool, api: WorkerSpec) -> Live:

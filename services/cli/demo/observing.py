@@ -14,7 +14,6 @@ from pathlib import Path
 
 from deploy.local.external import VARIABLES
 from services.cli.demo.display import Display
-from services.cli.demo.live import RATE
 from services.cli.demo.observe import Programs, grafana, prometheus
 from services.cli.supervisor import WorkerSpec
 
@@ -42,13 +41,8 @@ class Observing:
         )
         self.display.say(f"Grafana: {address}")
 
-    async def stay(self, seconds: float | None) -> None:
-        """Wait until interrupted, or for so long."""
-        self.display.chapter("It goes on")
-        self.display.say(
-            f"{RATE:.0f} events a second are sent, and the API is asked, until Ctrl-C"
-            + (f" or for {seconds:.0f} s" if seconds is not None else "")
-        )
+    def tell(self) -> None:
+        """Say where to look."""
         self.display.say(f"look: {self._address}/alerts; what to do about an alert: docs/runbooks/README.md")
         self.display.say(
             "TallystickFreshnessBurnsFast fires for some minutes: what the story sent had happened days and hours before"
@@ -57,12 +51,16 @@ class Observing:
         for name in VARIABLES.values():
             line = f"export {name}={shlex.quote(os.environ[name])}"
             self.display.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+
+async def until_interrupted(seconds: float | None) -> None:
+    """Wait until Ctrl-C or SIGTERM, or for so long."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    try:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), seconds)
+    finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, ended.set)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), seconds)
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(number)

@@ -26,6 +26,13 @@ INSERT INTO subscriptions (id, user_id, model_id, status, billing_mode, quota_re
 SELECT $1::uuid, u.id, $3, 'active', 'postpaid', NULL, NULL FROM users u WHERE u.username = $2
 ON CONFLICT DO NOTHING;
 
+-- name: most_active_customer
+-- Who has used most this month and last, as far as it is summed up.
+SELECT u.id, u.username AS name
+FROM users u JOIN subscriptions s ON s.user_id = u.id JOIN usage_summaries t ON t.subscription_id = s.id
+WHERE t.period_type = 'month' AND u.is_active
+GROUP BY u.id, u.username ORDER BY sum(t.request_count) DESC, u.id LIMIT 1;
+
 -- name: foreign_usage
 -- A source of usage that neither a demo nor a trace left there, if there is one.
 SELECT source FROM usage_logs WHERE source NOT LIKE '/demo/%' AND source NOT LIKE '/trace/%' LIMIT 1;

@@ -20,15 +20,17 @@ from deploy.local.external import servers_named_in, without_password
 from deploy.migrate import migrate
 from deploy.seed import seed as seed_database
 from services.cli.checks import console
+from services.cli.demo.console import LINKS_VALID, console_links
 from services.cli.demo.display import Display
-from services.cli.demo.live import api_worker, gateways
+from services.cli.demo.live import RATE, api_worker, gateways
 from services.cli.demo.observe import Programs, find_programs
-from services.cli.demo.observing import Observing
+from services.cli.demo.observing import Observing, until_interrupted
 from services.cli.demo.outcome import Outcome
 from services.cli.demo.sending import Sending, recorded, synthetic
 from services.cli.demo.story import Story
 from services.cli.demo.trace import Trace, check_window, default_start, inspect
 from services.cli.demo.world import QUERIES, read_world
+from services.cli.run import API_PORT_VARIABLE
 from services.cli.supervisor import Supervisor, WorkerSpec
 from services.cli.topics import PARTITIONS
 from services.ingest.settings import Settings
@@ -36,7 +38,7 @@ from shared.errors import ConfigurationError
 from shared.kafka import create_topics
 from shared.kafka_security import client_security
 from shared.logs import configure_logs
-from shared.postgres import connect, create_pool
+from shared.postgres import Pool, connect, create_pool
 from shared.settings import load
 
 READY_SECONDS: Final = 60.0
@@ -60,7 +62,8 @@ class Options:
     keep: bool
     observe: bool = False
     stay: float | None = None
-    """Seconds that an observed demo goes on when all is told; None: until it is interrupted."""
+    """Seconds that a demo goes on when all is told, if there is something to look at; None: until it is interrupted."""
+    console: bool = False
 
 
 def run(options: Options, *, as_json: bool) -> bool:
@@ -142,9 +145,9 @@ class Stage:
                 story = Story(self.settings, sending, workers, pool, self.display, options.rate, documents)
                 outcome = await story.tell()
                 outcome.workers_restarted = workers.restarts.total()
-                if observing:
+                if observing or options.console:
                     async with (await gateways(self.settings, pool, specs[-1])).running():
-                        await observing.stay(options.stay)
+                        await self._go_on(options, observing, pool, specs[-1])
                 return outcome
         finally:
             await pool.close()
@@ -156,7 +159,23 @@ class Stage:
             for name, count in options.workers.items()
             for instance in range(count)
         ]
-        return [*specs, api_worker()] if self.programs else specs
+        return [*specs, api_worker()] if self.programs or options.console else specs
+
+    async def _go_on(self, options: Options, observing: Observing | None, pool: Pool, api: WorkerSpec) -> None:
+        """Say what there is to look at, and wait."""
+        self.display.chapter("It goes on")
+        if options.console:
+            address = f"http://{ports.HOST}:{api.variables[API_PORT_VARIABLE]}"
+            for who, link in await console_links(pool, address):
+                self.display.say(f"the console, as {who} (once, within {LINKS_VALID.seconds // 60} minutes):")
+                self.display.console.print(f"    {link}", highlight=False, markup=False, soft_wrap=True)
+        if observing:
+            observing.tell()
+        self.display.say(
+            f"{RATE:.0f} events a second are sent, and the API is asked, until Ctrl-C"
+            + (f" or for {options.stay:.0f} s" if options.stay is not None else "")
+        )
+        await until_interrupted(options.stay)
 
     async def _prepare(self, options: Options, trace: Trace | None) -> Sending:
         """Bring schema, topics and customers, and decide what is sent."""
