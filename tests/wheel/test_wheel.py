@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 NEED_EXTRAS: Final = {
     "services.billing.documents",  # tallystick[documents]
     "services.billing.payments.stripe_provider",  # tallystick[stripe]
+    "shared.spans",  # tallystick[tracing]
     "tallystick.litellm.plugin",  # runs in LiteLLM
 }
 """Modules that may need more than the wheel brings: what imports them says so when it is asked for."""
