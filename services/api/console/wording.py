@@ -22,7 +22,8 @@ def N_(text: str) -> str:  # noqa: N802 (as gettext calls it)
 def words_of(language: str) -> Wording:
     """Return what translates pages into a language; one that is not known is English."""
     return Wording(
-        language if language in LANGUAGES else "en", packages=("services.api.console", "services.billing.documents")
+        language if language in LANGUAGES else "en",
+        packages=("services.api.console", "services.api.console.pages.operator", "services.billing.documents"),
     )
 
 

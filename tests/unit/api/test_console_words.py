@@ -11,9 +11,11 @@ import pytest
 from services.api.console.rendering import TITLES
 from services.api.console.wording import words_of
 from services.api.problems import KINDS
-from services.billing.documents.wording import LANGUAGES, catalog
+from services.billing.documents.wording import DOCUMENTS, LANGUAGES, catalog
 
 CONSOLE = Path("services/api/console")
+OWN = ("services.api.console", "services.api.console.pages.operator")
+PACKAGES = (*OWN, DOCUMENTS)
 TEXT = r'"((?:[^"\\]|\\.)*)"'
 IN_TEMPLATES = re.compile(rf"""\b_\((?:{TEXT}|'([^']*)')""")
 IN_CODE = re.compile(rf"\b(?:N_|_|words|said)\(\s*{TEXT}")
@@ -35,7 +37,7 @@ def texts_of(root: Path) -> Iterator[str]:
 
 def missing_in(root: Path, language: str) -> list[str]:
     """The texts without a translation into a language, by the console's or the invoices' catalogue."""
-    catalogs = [catalog(language, "services.api.console"), catalog(language)]
+    catalogs = [catalog(language, package) for package in PACKAGES]
     return sorted({text for text in texts_of(root) if not any((m := each.get(text)) and m.string for each in catalogs)})
 
 
@@ -52,7 +54,7 @@ def test_a_text_without_a_translation_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_translations_say_the_values_that_the_text_says(language: str) -> None:
-    for message in catalog(language, "services.api.console"):
+    for message in (message for package in OWN for message in catalog(language, package)):
         if message.id:
             names = re.findall(r"\{(\w+)\}", str(message.id))
             assert sorted(re.findall(r"\{(\w+)\}", str(message.string))) == sorted(names), message.id

@@ -1,0 +1,5 @@
+"""How the pipeline stands, for operators: read from the database alone, so that it is told also where no Prometheus is."""
+
+from services.api.operation.reading import Outbox, Service, Standing, read_standing
+
+__all__ = ["Outbox", "Service", "Standing", "read_standing"]

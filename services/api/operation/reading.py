@@ -1,0 +1,82 @@
+"""Reads how the pipeline stands, in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from services.billing.reconciliation.jobs import RECONCILE
+from shared.jobs import last_result
+from shared.postgres import Connection
+from shared.sql import Queries
+
+_SQL: Final = Queries.load("services.api.operation")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service's progress: in how many partitions it has a position, and when one of them last moved."""
+
+    service: str
+    partitions: int
+    went_on_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """Messages that a service has written and the broker has not acknowledged, and since when the oldest waits."""
+
+    service: str
+    messages: int
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the pipeline stands. `records` are all that ingest has read; each was inserted, a duplicate, quarantined, held, or a gap.
+
+    `proved_at` and what follows are of the last reconciliation that ended; None and nothing before there was one. `differing` names the
+    checks that do not hold, `under_way` those that wait for messages on their way.
+    """
+
+    records: int
+    inserted: int
+    duplicates: int
+    quarantined_ever: int
+    held_ever: int
+    gaps: int
+    services: Sequence[Service]
+    outboxes: Sequence[Outbox]
+    quarantined: int
+    quarantined_since: datetime | None
+    held: int
+    held_since: datetime | None
+    suspended: int
+    proved_at: datetime | None
+    checks: int
+    differing: Sequence[str]
+    under_way: Sequence[str]
+
+
+async def read_standing(connection: Connection) -> Standing:
+    """Return how the pipeline stands, as `connection`, in a snapshot, sees it."""
+    ingest = await connection.fetchrow(_SQL["ingest"])
+    waiting = await connection.fetchrow(_SQL["waiting"])
+    proved_at, verdict = await last_result(connection, RECONCILE) or (None, {})
+    return Standing(
+        records=ingest["records"],
+        inserted=ingest["inserted"],
+        duplicates=ingest["duplicates"],
+        quarantined_ever=ingest["quarantined"],
+        held_ever=ingest["held"],
+        gaps=ingest["gaps"],
+        services=[Service(**row) for row in await connection.fetch(_SQL["services"])],
+        outboxes=[Outbox(**row) for row in await connection.fetch(_SQL["outboxes"])],
+        **waiting,
+        proved_at=proved_at,
+        checks=verdict.get("checks", 0),
+        differing=verdict.get("differing", ()),
+        under_way=verdict.get("under_way", ()),
+    )
