@@ -1,12 +1,15 @@
 -- name: server
+-- What server this is, how large its database, whether it takes writes, and the age of its oldest transaction id.
 SELECT current_setting('server_version') AS version, current_database() AS name, pg_database_size(current_database()) AS bytes,
        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only,
        (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database()) AS xid_age;
 
 -- name: clock
+-- What time the server has.
 SELECT clock_timestamp();
 
 -- name: settings
+-- The settings named in $1.
 SELECT name, setting FROM pg_settings WHERE name = ANY ($1::text[]);
 
 -- name: connections
@@ -19,6 +22,7 @@ FROM pg_stat_activity WHERE backend_type = 'client backend' GROUP BY 1;
 SET lock_timeout = '1s';
 
 -- name: tables
+-- The size of each table with its indexes, its dead rows, and when it was last vacuumed.
 SELECT c.oid::regclass::text AS name, pg_table_size(c.oid) AS table_bytes, pg_indexes_size(c.oid) AS index_bytes,
        coalesce(s.n_live_tup, 0) AS live, coalesce(s.n_dead_tup, 0) AS dead,
        greatest(s.last_vacuum, s.last_autovacuum) AS last_vacuum, greatest(s.last_analyze, s.last_autoanalyze) AS last_analyze
@@ -72,6 +76,7 @@ FROM service_roles s LEFT JOIN pg_roles r ON r.rolname = s.role
 ORDER BY 1;
 
 -- name: slots
+-- What each replication slot keeps.
 SELECT slot_name AS name, active, coalesce(pg_wal_lsn_diff(now_at, restart_lsn), 0)::bigint AS kept_bytes
 FROM pg_replication_slots, LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END) AS here (now_at)
 ORDER BY 1;
