@@ -113,13 +113,16 @@ async def start_checkout(
     return Page(applied.payment or made, page.url, page.id)
 
 
-async def charge_invoice(pool: Pool, providers: Providers, invoice: str, *, key: str, clock: Clock) -> Payment:
+async def charge_invoice(
+    pool: Pool, providers: Providers, invoice: str, *, key: str, clock: Clock, actor: str | None = None
+) -> Payment:
     """Charge what an invoice (number or id) asks for to its customer's default method, once per key; return the payment as it stands.
 
-    Raises `NothingToCharge` and `UnknownInvoice`.
+    `actor` is who asked for it, for the audit trail. Raises `NothingToCharge` and `UnknownInvoice`.
     """
     async with transaction(pool) as connection:
         invoice_id, user_id = await find_invoice(connection, invoice)
+        await store.act_as(connection, actor)
         await store.begin(connection, user_id)
         made = as_row(Payment, await connection.fetchrow(SQL["payment_of_key"], key))
         if made is None:

@@ -13,11 +13,13 @@ from services.api.console.forms import Form, read_form
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute, redirect
 from services.api.console.rendering import confirm, flash, page
-from services.api.console.signed_in import Tenant
+from services.api.console.signed_in import Session, Tenant
 from services.api.console.wording import N_, words_of
 from services.api.database import BILLING
+from services.api.invoices.answers import Invoice
 from services.api.invoices.routes import Reference, list_credit_notes, list_invoices, read_invoice, read_invoice_file
 from services.api.paging import Paging
+from services.api.problems import NOT_FOUND, Problem
 from services.api.scope import whose
 from services.api.state import state_of
 from services.billing.payments.charging import NothingToCharge, charge_invoice
@@ -60,7 +62,7 @@ async def download_invoice(request: Request, session: Tenant, reference: Referen
 async def preview_payment(request: Request, session: Tenant, reference: Reference) -> Response:
     """Say what is paid, and how."""
     words, formats = words_of(session.language), Formats(session.language)
-    invoice = await read_invoice(request, session.principal, reference)
+    invoice = await _own(request, session, reference)
     facts = [
         (words("Invoice number"), invoice.number or "–"),
         (words("To pay"), formats.money(invoice.amount_due, invoice.currency)),
@@ -78,14 +80,22 @@ async def pay_invoice(request: Request, session: Tenant, reference: Reference) -
     """Charge the stored payment method, once for each form."""
     state, words = state_of(request), words_of(session.language)
     form = await read_form(request)
-    invoice = await read_invoice(request, session.principal, reference)  # which is theirs, or is not found
+    invoice = await _own(request, session, reference)
     pool = await state.capabilities.pool(BILLING)
     try:
         paid = await charge_invoice(
-            pool, state.capabilities.providers, str(invoice.id), key=f"console-{form.key}", clock=state.clock
-        )
+            pool, state.capabilities.providers, str(invoice.id), key=f"console-{form.key}", clock=state.clock, actor=session.principal.name
+        )  # fmt: skip
     except NothingToCharge as refusal:
         flash(request, str(refusal), "bad")
     else:
         flash(request, words("The payment has begun: it is {status}.", status=words(paid.status)))
     return redirect(request, f"{PAGE}/{quote(reference)}")
+
+
+async def _own(request: Request, session: Session, reference: str) -> Invoice:
+    """Return an invoice of who is signed in. Also who reads everybody's pays only their own: the method that is charged is its customer's."""
+    invoice = await read_invoice(request, session.principal, reference)
+    if invoice.user_id != session.principal.user_id:
+        raise Problem(NOT_FOUND, f"there is no invoice {reference} of yours")
+    return invoice
