@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from services.aggregator.counters import Counters
 from services.aggregator.handlers import ApplyRecorded
 from services.aggregator.jobs import (
-    AlertPublication,
     InboxPruning,
     KeyDaysForgetting,
     ProviderVerdicts,
@@ -67,7 +67,11 @@ def build(settings: Settings, pool: Pool) -> Worker:
             ),
             Periodic("reservation expiry", settings.aggregator_reservation_seconds, reservations),
             Periodic("finished reservations", FORGET_SECONDS / 60, reservations.forget),
-            Periodic("alert publication", settings.aggregator_outbox_seconds, AlertPublication(pool, outbox, produce)),
+            Periodic(
+                "alert publication",
+                settings.aggregator_outbox_seconds,
+                partial(outbox.empty, pool, produce, service="aggregator", older_than_seconds=0),
+            ),
             Periodic("provider health", settings.aggregator_provider_health_seconds, providers),
             Periodic("provider observations", FORGET_SECONDS, providers.forget),
             Periodic(

@@ -9,7 +9,6 @@ from time import monotonic
 from services.aggregator import metrics, store
 from services.aggregator.health import judge_providers
 from shared.clock import Clock
-from shared.outbox import Outbox, Producer
 from shared.period import utc
 from shared.postgres import Pool, transaction
 
@@ -141,15 +140,3 @@ class KeyDaysForgetting:
     async def __call__(self) -> None:
         async with transaction(self.pool) as connection:
             await store.forget_key_days(connection, utc(self.clock.now() - self.keep).date())
-
-
-@dataclass(frozen=True, slots=True)
-class AlertPublication:
-    """Publishes the events of alerts from the outbox, in which they were stored together with the alerts."""
-
-    pool: Pool
-    outbox: Outbox
-    produce: Producer
-
-    async def __call__(self) -> None:
-        await self.outbox.empty(self.pool, self.produce, service="aggregator", older_than_seconds=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import Settling
 from services.billing.handlers import RateRecorded
@@ -11,7 +13,7 @@ from services.billing.notices.lane import webhook_lane
 from services.billing.rating.prices import Prices
 from services.billing.reconciliation.jobs import LastReconciliation
 from services.billing.settings import Settings
-from services.billing.upkeep import EventPublication, HeldUsage
+from services.billing.upkeep import HeldUsage
 from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import BILLING_EVENTS, USAGE_RECORDED
@@ -56,7 +58,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
             Periodic(
                 "event publication",
                 settings.billing_outbox_seconds,
-                EventPublication(pool, outbox, OutboxProducer(broker)),
+                partial(outbox.empty, pool, OutboxProducer(broker), service="billing", older_than_seconds=0),
             ),
             Periodic("webhooks", settings.billing_webhook_seconds, webhooks),
             Periodic("chosen quotas", settings.billing_quota_watch_seconds, make_watch(pool, clock, settings).quotas),

@@ -10,7 +10,6 @@ from services.billing.rating.held import rate_held
 from services.billing.rating.prices import Prices
 from services.billing.rating.store import count_held
 from shared.clock import Clock
-from shared.outbox import Outbox, Producer
 from shared.postgres import Pool
 
 
@@ -27,15 +26,3 @@ class HeldUsage:
         async with self.pool.acquire() as connection:
             metrics.report_held(*await count_held(connection), self.clock.now())
             metrics.report_owed(*await total_owed(connection))
-
-
-@dataclass(frozen=True, slots=True)
-class EventPublication:
-    """Publishes the billing.events that wait in the outbox; reports what remains."""
-
-    pool: Pool
-    outbox: Outbox
-    produce: Producer
-
-    async def __call__(self) -> None:
-        await self.outbox.empty(self.pool, self.produce, service="billing", older_than_seconds=0)

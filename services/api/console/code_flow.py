@@ -8,20 +8,16 @@ import hmac
 import secrets
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final
 from urllib.parse import urlencode
 
-import httpcore
 import structlog
 
-from services.api.auth.oidc.fetching import Unanswered, fetch_json
+from services.api.auth.oidc.fetching import AWAY, Unanswered, discover, fetch_json
 from services.api.auth.oidc.keys import is_safe, tls_context
 from services.api.settings import Settings
 from shared.errors import ConfigurationError, ServiceUnavailable
 
 log = structlog.get_logger("api.auth")
-
-_AWAY: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError, TimeoutError)
 
 
 class Refused(Exception):
@@ -91,7 +87,7 @@ class CodeFlow:
         except Unanswered as error:
             log.info("code_refused", why=str(error))
             raise Refused("it refused the code") from error
-        except _AWAY as error:
+        except AWAY as error:
             raise self._away() from error
         access, refresh, seconds = found.get("access_token"), found.get("refresh_token"), found.get("expires_in", 300)
         if not isinstance(access, str) or not isinstance(seconds, int):
@@ -100,10 +96,8 @@ class CodeFlow:
 
     async def _endpoint(self, name: str) -> str:
         try:
-            found: dict[str, Any] = await fetch_json(
-                self.tls, f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
-            )
-        except (Unanswered, *_AWAY) as error:
+            found = await discover(self.tls, self.issuer)
+        except (Unanswered, *AWAY) as error:
             raise self._away() from error
         where = found.get(name)
         if not isinstance(where, str) or not is_safe(where):

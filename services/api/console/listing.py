@@ -33,8 +33,3 @@ def customer_page(user_id: object) -> str:
 def invoice_page(reference: object) -> str:
     """Return the address of an invoice's page for finance."""
     return f"/console/finance/invoices/{quote(str(reference), safe='')}"
-
-
-def explain_page(what: object) -> str:
-    """Return the address of what is behind an amount."""
-    return f"/console/finance/explain?what={quote(str(what))}"

@@ -1,5 +1,5 @@
 """How the pipeline stands, for operators: read from the database alone, so that it is told also where no Prometheus is."""
 
-from services.api.operation.reading import Outbox, Service, Standing, read_standing
+from services.api.operation.reading import Service, Standing, Unpublished, read_standing
 
-__all__ = ["Outbox", "Service", "Standing", "read_standing"]
+__all__ = ["Service", "Standing", "Unpublished", "read_standing"]

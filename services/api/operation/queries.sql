@@ -1,4 +1,4 @@
--- The SQL of how the pipeline stands. Positions and outboxes are small tables.
+-- The SQL of how the pipeline stands. Positions are a small table.
 
 -- name: ingest
 -- What became of every record that ingest has read, and when it last went on.
@@ -12,12 +12,6 @@ FROM ingest_positions;
 SELECT 'ingest' AS service, count(*) AS partitions, max(updated_at) AS went_on_at FROM ingest_positions
 UNION ALL SELECT 'aggregator', count(*), max(updated_at) FROM aggregator_positions
 UNION ALL SELECT 'billing', count(*), max(updated_at) FROM billing_positions;
-
--- name: outboxes
--- What each service has still to publish, and since when.
-SELECT 'ingest' AS service, count(*) AS messages, min(created_at) AS since FROM ingest_outbox
-UNION ALL SELECT 'aggregator', count(*), min(created_at) FROM aggregator_outbox
-UNION ALL SELECT 'billing', count(*), min(created_at) FROM billing_outbox;
 
 -- name: waiting
 -- What waits for a person, or for another event.

@@ -9,10 +9,12 @@ from typing import Final
 
 from services.billing.reconciliation.jobs import RECONCILE
 from shared.jobs import last_result
+from shared.outbox import Outbox
 from shared.postgres import Connection
 from shared.sql import Queries
 
 _SQL: Final = Queries.load("services.api.operation")
+_PUBLISHING: Final = ("ingest", "aggregator", "billing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,12 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox:
-    """Messages that a service has written and the broker has not acknowledged, and since when the oldest waits."""
+class Unpublished:
+    """Messages that a service has written and the broker has not acknowledged, and for how many seconds the oldest waits."""
 
     service: str
     messages: int
-    since: datetime | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Standing:
     held_ever: int
     gaps: int
     services: Sequence[Service]
-    outboxes: Sequence[Outbox]
+    outboxes: Sequence[Unpublished]
     quarantined: int
     quarantined_since: datetime | None
     held: int
@@ -73,7 +75,9 @@ async def read_standing(connection: Connection) -> Standing:
         held_ever=ingest["held"],
         gaps=ingest["gaps"],
         services=[Service(**row) for row in await connection.fetch(_SQL["services"])],
-        outboxes=[Outbox(**row) for row in await connection.fetch(_SQL["outboxes"])],
+        outboxes=[
+            Unpublished(service, *await Outbox(f"{service}_outbox").waiting(connection)) for service in _PUBLISHING
+        ],
         **waiting,
         proved_at=proved_at,
         checks=verdict.get("checks", 0),

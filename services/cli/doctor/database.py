@@ -11,9 +11,11 @@ import asyncpg
 from deploy.migrate import Migration
 from services.cli.doctor.facts import Database, Position, Role, Session, Slot, Table
 from services.cli.doctor.settings import READ
+from shared.outbox import Outbox
 from shared.sql import Queries
 
 SQL: Final = Queries.load("services.cli.doctor")
+OUTBOXES: Final = {service: Outbox(f"{service}_outbox") for service in ("ingest", "aggregator", "billing")}
 OPEN_SECONDS: Final = 30.0
 """Younger transactions are nobody's business."""
 
@@ -27,7 +29,7 @@ async def read(
     asked = datetime.now(UTC)
     theirs = await connection.fetchval(SQL["clock"])
     half = (datetime.now(UTC) - asked) / 2
-    rows = {name: await connection.fetch(SQL[name]) for name in ("invalid_indexes", "roles", "slots", "outboxes")}
+    rows = {name: await connection.fetch(SQL[name]) for name in ("invalid_indexes", "roles", "slots")}
     return Database(
         version=server["version"],
         name=server["name"],
@@ -48,7 +50,7 @@ async def read(
         roles=tuple(Role(**row) for row in rows["roles"]),
         slots=tuple(Slot(**row) for row in rows["slots"]),
         positions=tuple(Position(**row) for row in await connection.fetch(SQL["positions"], cluster)),
-        outboxes={row["service"]: row["seconds"] for row in rows["outboxes"]},
+        outboxes={service: (await outbox.waiting(connection))[1] for service, outbox in OUTBOXES.items()},
     )
 
 

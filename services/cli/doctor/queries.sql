@@ -88,9 +88,3 @@ FROM (SELECT 'ingest' AS service, topic, partition, epoch, next_offset FROM inge
       UNION ALL SELECT 'aggregator', topic, partition, epoch, next_offset FROM aggregator_positions WHERE cluster = $1
       UNION ALL SELECT 'billing', topic, partition, epoch, next_offset FROM billing_positions WHERE cluster = $1) positions
 ORDER BY service, topic, partition, epoch DESC;
-
--- name: outboxes
--- For how many seconds the oldest message of each service has waited to be published.
-SELECT 'ingest' AS service, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS seconds FROM ingest_outbox
-UNION ALL SELECT 'aggregator', coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 FROM aggregator_outbox
-UNION ALL SELECT 'billing', coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 FROM billing_outbox;

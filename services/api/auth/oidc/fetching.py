@@ -16,12 +16,16 @@ MOST_BYTES: Final = 1_000_000
 """Of an answer."""
 
 
+AWAY: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError)
+"""What `fetch_json` raises where the provider cannot be reached; `TimeoutError` is an `OSError`."""
+
+
 class Unanswered(Exception):
     """The identity provider did not answer with what was asked for."""
 
 
 async def fetch_json(tls: ssl.SSLContext, url: str, *, form: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the JSON object at an address, or the answer to a form. Raises `Unanswered`, and httpcore's errors and `OSError`."""
+    """Return the JSON object at an address, or the answer to a form. Raises `Unanswered`, and what `AWAY` names."""
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), FETCH_SECONDS)
     method, content = ("GET", None) if form is None else ("POST", urlencode(form).encode())
     headers: dict[bytes | str, bytes | str] = {"Accept": "application/json"}
@@ -45,3 +49,8 @@ async def fetch_json(tls: ssl.SSLContext, url: str, *, form: Mapping[str, str] |
     if not isinstance(document, dict):
         raise Unanswered(f"{url} is no JSON object")
     return document
+
+
+async def discover(tls: ssl.SSLContext, issuer: str) -> dict[str, Any]:
+    """Return what an issuer says of itself (OpenID Connect Discovery). Raises as `fetch_json` does."""
+    return await fetch_json(tls, f"{issuer.rstrip('/')}/.well-known/openid-configuration")

@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpcore
 import jwt
 import structlog
 
 from services.api import metrics
-from services.api.auth.oidc.fetching import Unanswered, fetch_json
+from services.api.auth.oidc.fetching import AWAY, Unanswered, discover, fetch_json
 from shared.clock import Clock
 from shared.errors import ConfigurationError, ServiceUnavailable
 
@@ -84,7 +83,7 @@ class Keys:
             found = _usable(await fetch_json(self.tls, url))
             if not found:
                 raise Unanswered(f"{url} holds no key that can be used")
-        except (Unanswered, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+        except (Unanswered, *AWAY) as error:
             metrics.KEY_FETCHES.labels("failed").inc()
             log.warning("keys_of_issuer_not_fetched", issuer=self.issuer, error=repr(error), kept=len(self._keys))
             return
@@ -92,7 +91,7 @@ class Keys:
         self._keys, self._fetched_at = found, self._asked_at
 
     async def _discover(self) -> str:
-        document = await fetch_json(self.tls, f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+        document = await discover(self.tls, self.issuer)
         if document.get("issuer") != self.issuer:
             raise Unanswered(
                 f"the issuer calls itself {document.get('issuer')!r}: set TALLYSTICK_OIDC_ISSUER to just that"
