@@ -53,8 +53,8 @@ def after(past: Past, outcomes: bytes, limits: RefusalLimits) -> Past:
 
 def too_many(past: Past, outcomes: bytes, limits: RefusalLimits) -> str | None:
     """Say which limit these records go beyond, at any place among them; None if they stay within."""
-    if not outcomes.count(_REFUSED):
-        return None
+    if not outcomes.count(_REFUSED) and len(past.outcomes) >= limits.window:
+        return None  # nothing that was taken makes it worse, but for those that complete the first window
     if limits.in_a_row:
         first, *others = outcomes.split(_TAKEN)
         longest = max(past.in_a_row + len(first), *map(len, others), 0)
@@ -94,12 +94,19 @@ class Refusals:
 
 
 def _halt(batch: Slice, problem: str, refused: Sequence[Rejected]) -> BrokenInvariant:
-    reasons = Counter(rejected.reason for rejected in refused).most_common(3)
-    common = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
-    example = next(rejected.detail for rejected in refused if rejected.reason == reasons[0][0])
     return BrokenInvariant(
-        f"{batch.position.topic}[{batch.position.partition}] at offset {batch.first_offset}: {problem}: {common}; for example: {example[:200]}. "
+        f"{batch.position.topic}[{batch.position.partition}] at offset {batch.first_offset}: {problem}: {_what_was_refused(refused)}. "
         "Nothing of this batch was committed. Mend the producer, or ingest; to let these records into quarantine all the same, set "
         "TALLYSTICK_INGEST_QUARANTINE_PERCENT=0 and TALLYSTICK_INGEST_QUARANTINE_IN_A_ROW=0 and restart the workers: "
         "see docs/how-to/repair-refused-events.md"
     )
+
+
+def _what_was_refused(refused: Sequence[Rejected]) -> str:
+    """Return the most common reasons, with an example of the first. None may be of this batch: then those before it were too many."""
+    if not refused:
+        return "they are in quarantine, and came before this batch, which completes the first so many"
+    reasons = Counter(rejected.reason for rejected in refused).most_common(3)
+    common = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+    example = next(rejected.detail for rejected in refused if rejected.reason == reasons[0][0])
+    return f"{common}; for example: {example[:200]}"

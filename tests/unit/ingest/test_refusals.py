@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.ingest.acceptance import Reason, Rejected
@@ -58,6 +58,8 @@ def test_zero_is_no_limit() -> None:
 
 
 @given(st.binary(max_size=60).map(lambda b: bytes(x & 1 for x in b)), st.lists(st.integers(0, 60), max_size=6))
+@example(BAD * 6 + GOOD * 4, [9])  # a good record completes the first window, in a batch of its own,
+@example(BAD * 6 + GOOD * 4 + BAD, [9, 10])  # and before a bad one
 def test_the_first_record_that_is_too_many_halts_its_batch_however_records_are_batched(
     outcomes: bytes, cuts: list[int]
 ) -> None:
@@ -82,6 +84,15 @@ def test_halting_says_where_what_and_what_to_do() -> None:
     assert message.startswith("usage.events[3] at offset 100: 10 of 10 records were refused")
     for part in ("not_json 15", "no JSON at byte 0", "TALLYSTICK_INGEST_QUARANTINE_PERCENT=0", "repair-refused-events"):
         assert part in message
+
+
+def test_a_batch_of_good_records_that_completes_a_bad_window_halts_and_says_where_the_bad_ones_are() -> None:
+    refusals, batch = Refusals(LIMITS), slice_of(9)
+    refusals.judge(batch, refuse(batch, 6))()
+    with pytest.raises(
+        BrokenInvariant, match=r"6 of 10 records were refused .*: they are in quarantine, and came before"
+    ):
+        refusals.judge(slice_of(1, first=9), [])
 
 
 def test_a_topic_that_is_replayed_conflicts_with_itself_and_goes_on() -> None:
