@@ -66,7 +66,7 @@ test-containers: $(VENV)/.installed-test
 
 # What the image installs, pinned with hashes. Run it when the dependencies in pyproject.toml change.
 lock: $(VENV)/.installed-lint
-	@printf 'hatchling>=1.27\n' | $(VENV)/bin/uv pip compile pyproject.toml - --extra documents --extra archive --extra stripe \
+	@printf 'hatchling>=1.27\n' | $(VENV)/bin/uv pip compile pyproject.toml - --extra documents --extra archive --extra stripe --extra tracing \
 	  --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --no-header --output-file deploy/requirements.lock
 	@$(MAKE) --silent .venv-locked/.installed
 	@.venv-locked/bin/python docs/licences.py

@@ -139,6 +139,28 @@ def test_a_service_that_writes_to_its_image_is_seen_to_fail(
     assert composition.ends("writer-without-the-constraint", may_write)[0] == 0
 
 
+def test_the_image_can_trace(composition: Composition) -> None:
+    """Spans leave a process of the image for a collector, which is this same process."""
+    script = """
+import http.server, sys, threading
+from shared import tracing
+class Collector(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        came.append(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.end_headers()
+came = []
+server = http.server.HTTPServer(("127.0.0.1", 0), Collector)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+tracing.start("ingest", "0", f"http://127.0.0.1:{server.server_port}")
+with tracing.batch("usage.events", 0, []):
+    pass
+tracing.stop()
+sys.exit(b"process usage.events" not in b"".join(came))
+"""
+    composition.command("api", "python", "-c", script)
+
+
 async def test_prometheus_finds_every_worker_and_knows_the_rules(composition: Composition) -> None:
     async def all_are_up() -> bool:
         found = await get(f"http://{composition.address('prometheus')}/api/v1/targets")

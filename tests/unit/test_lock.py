@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from docs import licences
 
 ROOT: Final = Path(__file__).parents[2]
-EXTRAS: Final = ("documents", "archive", "stripe")
+EXTRAS: Final = ("documents", "archive", "stripe", "tracing")
 """Those that `make lock` names."""
 LOCK: Final = licences.LOCK.read_text(encoding="utf-8")
 PYPROJECT: Final = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -26,8 +26,10 @@ PYPROJECT: Final = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 def problems(pyproject: str, lock: str) -> Iterator[str]:
     """Yield what of pyproject.toml the lock file does not answer, and what of it is not pinned."""
     packages = {canonicalize_name(package.name): package for package in licences.locked(lock)}
-    project = tomllib.loads(pyproject)["project"]
-    required = project["dependencies"] + [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
+    described = tomllib.loads(pyproject)
+    project = described["project"]
+    required = described["build-system"]["requires"] + project["dependencies"]
+    required += [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
     for requirement in map(Requirement, required):
         package = packages.get(canonicalize_name(requirement.name))
         if package is None:
@@ -41,6 +43,12 @@ def problems(pyproject: str, lock: str) -> Iterator[str]:
 
 def test_the_lock_is_what_pyproject_asks_for() -> None:
     assert list(problems(PYPROJECT, LOCK)) == []
+
+
+def test_make_lock_names_these_extras() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.partition("\nlock:")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"--extra (\w+)", recipe)) == EXTRAS
 
 
 @pytest.mark.parametrize(
