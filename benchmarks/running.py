@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 import psutil
+from confluent_kafka.admin import AdminClient
 
 from benchmarks.hardware import Used, bytes_of
 from benchmarks.ingest import PARTITIONS, Traffic, database, insert_owners, publish
@@ -67,9 +68,9 @@ class Place:
 
 @asynccontextmanager
 async def place(stack: Stack, owners: Sequence[str], sent: Traffic | None = None) -> AsyncIterator[Place]:
-    """A migrated database with the subscriptions, and topics with what is sent."""
+    """A migrated database with the subscriptions, and topics with what is sent; nothing of it is left afterwards."""
     prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    await create_topics(stack.kafka_bootstrap_servers, partitions=PARTITIONS, prefix=prefix)
+    topics = await create_topics(stack.kafka_bootstrap_servers, partitions=PARTITIONS, prefix=prefix)
     if sent is not None:
         publish(stack.kafka_bootstrap_servers, prefix + USAGE_EVENTS, sent)
     async with database(stack.database_url) as (url, connection):
@@ -79,6 +80,24 @@ async def place(stack: Stack, owners: Sequence[str], sent: Traffic | None = None
         )
         await connection.execute("CHECKPOINT")
         yield Place(stack, url, connection, prefix)
+    AdminClient({"bootstrap.servers": stack.kafka_bootstrap_servers}).delete_topics(topics)
+
+
+async def activate(connection: asyncpg.Connection, owners: Sequence[str], quotas: Sequence[int | None]) -> None:
+    """Make subscriptions active, each with a user of its own and a quota of requests, or none.
+
+    A user of its own, as a user has one active subscription to a model; it has the id of the subscription.
+    """
+    await connection.execute(
+        "INSERT INTO users (id, username, email) SELECT id, id::text, id || '@example.com' FROM unnest($1::uuid[]) id",
+        owners,
+    )
+    await connection.execute(
+        "UPDATE subscriptions s SET user_id = s.id, status = 'active', quota_requests = q.requests, quota_tokens = NULL "
+        "FROM unnest($1::uuid[], $2::bigint[]) AS q (id, requests) WHERE s.id = q.id",
+        owners,
+        quotas,
+    )
 
 
 @contextmanager
@@ -121,7 +140,7 @@ class Drained:
 async def drain(where: Place, sent: Traffic, count: int = 1, before: int = 0) -> Drained:
     """Let ingest workers drain what was sent, and prove that each event was stored once, beside the rows that were there before."""
     with workers(where, ["services.ingest"] * count) as pids:
-        result = await _watch(
+        result = await until_drained(
             where, len(sent.records), pids, "SELECT coalesce(sum(next_offset), 0) FROM ingest_positions"
         )
     row = await where.connection.fetchrow(
@@ -137,11 +156,11 @@ async def drain(where: Place, sent: Traffic, count: int = 1, before: int = 0) ->
 async def drain_naively(where: Place, sent: Traffic) -> Drained:
     """The same with the straightforward worker."""
     with workers(where, ["benchmarks.peers"], {"BENCH_TOPIC": where.topic}) as pids:
-        return await _watch(where, len(sent.rows), pids, "SELECT count(*) FROM usage_logs")
+        return await until_drained(where, len(sent.rows), pids, "SELECT count(*) FROM usage_logs")
 
 
-async def _watch(where: Place, until: int, pids: list[int], how_far: str) -> Drained:
-    """Poll how far the workers are, from the first commit to the last."""
+async def until_drained(where: Place, until: int, pids: list[int], how_far: str) -> Drained:
+    """Poll how far the workers are, which SQL says as a number, from the first commit to the last."""
     connection, first, most = where.connection, None, 0.0
     deadline = time.perf_counter() + PATIENCE_SECONDS
     while time.perf_counter() < deadline:

@@ -1,6 +1,6 @@
-"""The broker's jars: the exact files that the committed lock names, fetched once per user and verified at every start.
+"""Jars of Java programs such as the broker: the exact files that a committed lock names, fetched once per user and verified at every start.
 
-`python -m deploy.local.jars` resolves the coordinates below afresh and rewrites the lock; nothing else ever resolves.
+`python -m deploy.local.jars` resolves the broker's coordinates below afresh and rewrites its lock; nothing else ever resolves it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ _LEFTOVER_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True, order=True)
 class Jar:
-    """One locked file: Maven coordinates and the SHA-256 of its bytes in hexadecimal."""
+    """One locked file: Maven coordinates and the SHA-256 of its bytes in hexadecimal. An archive of jars has another packaging."""
 
     group: str
     artifact: str
     version: str
     sha256: str
+    classifier: str = ""
+    packaging: str = "jar"
 
     @property
     def filename(self) -> str:
-        return f"{self.artifact}-{self.version}.jar"
+        return f"{self.artifact}-{self.version}{self.classifier and f'-{self.classifier}'}.{self.packaging}"
 
     def path_in(self, cache: Path) -> Path:
         """Where the jar is in a directory of Maven's layout."""
@@ -70,7 +72,7 @@ def ensure_jars(jars: Sequence[Jar], cache: Path, say: Callable[[str], None]) ->
     try:
         missing = [jar for jar in jars if not jar.is_intact(cache)]
         if missing:
-            say(f"fetching {len(missing)} jars of Apache Kafka from Maven Central into {cache}")
+            say(f"fetching {len(missing)} jars from Maven Central into {cache}")
             cache.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(cache)
             # Fetched aside and renamed when verified, so that an interrupted run or a second one never sees half a jar.
@@ -109,7 +111,7 @@ def _fetch(jar: Jar, aside: Path, cache: Path) -> None:
     _download(jar, aside)
     if not jar.is_intact(aside):
         raise LocalStackError(
-            f"the jar {jar.group}:{jar.artifact}:{jar.version} that Maven Central served is not the one that {LOCK.name} names "
+            f"the jar {jar.group}:{jar.artifact}:{jar.version} that Maven Central served is not the one that its lock names "
             "(its SHA-256 differs): something between here and there changes downloads"
         )
     jar.path_in(cache).parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ def _download(jar: Jar, aside: Path) -> None:
     from jgo.maven import MavenContext  # noqa: PLC0415 (slow to import, and not needed once the cache is filled)
 
     context = MavenContext(repo_cache=aside, timeout=_TIMEOUT_SECONDS)
-    artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact()
+    artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact(jar.classifier, jar.packaging)
     for attempt in range(1, _ATTEMPTS_PER_JAR + 1):
         try:
             artifact.resolve()
@@ -140,26 +142,34 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:200]}"
 
 
-def resolve_lock() -> str:
-    """Resolve `COORDINATES` with their runtime dependencies and return the text of a lock file. Downloads everything."""
+def resolve_lock(
+    coordinates: Sequence[str] = COORDINATES, archives: Sequence[Jar] = (), made_by: str = __name__
+) -> str:
+    """Resolve coordinates with their runtime dependencies and return the text of a lock file. Downloads everything.
+
+    `archives` are named as they are, without dependencies; their SHA-256 is found here.
+    """
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as cache:
         context = MavenContext(repo_cache=Path(cache), timeout=_TIMEOUT_SECONDS)
-        inputs, transitive = context.resolver.resolve([context.create_dependency(text) for text in COORDINATES])
-        entries = []
-        for dependency in [*inputs, *(found for found in transitive if found.scope in ("compile", "runtime"))]:
-            artifact = dependency.artifact
-            digest = hashlib.sha256(artifact.resolve().read_bytes()).hexdigest()
-            entries.append(
-                f'[[jar]]\ngroup = "{artifact.groupId}"\nartifact = "{artifact.artifactId}"\n'
-                f'version = "{artifact.version}"\nsha256 = "{digest}"\n'
-            )
-    header = (
-        f"# Made by `python -m deploy.local.jars` from {', '.join(COORDINATES)}: the class path of the local broker.\n"
-    )
-    return "\n".join([header, *entries])
+        inputs, transitive = context.resolver.resolve([context.create_dependency(text) for text in coordinates])
+        found = [*inputs, *(one for one in transitive if one.scope in ("compile", "runtime"))]
+        files = [(Jar(one.groupId, one.artifactId, one.version, ""), one.artifact.resolve()) for one in found]
+        for archive in archives:
+            _download(archive, Path(cache))
+            files.append((archive, archive.path_in(Path(cache))))
+        entries = [_entry(jar, hashlib.sha256(path.read_bytes()).hexdigest()) for jar, path in files]
+    what = ", ".join([*coordinates, *(f"{one.group}:{one.artifact}:{one.version}" for one in archives)])
+    return "\n".join([f"# Made by `python -m {made_by}` from {what}.\n", *entries])
+
+
+def _entry(jar: Jar, sha256: str) -> str:
+    fields = {"group": jar.group, "artifact": jar.artifact, "version": jar.version, "sha256": sha256}
+    if jar.packaging != "jar":
+        fields |= {"classifier": jar.classifier, "packaging": jar.packaging}
+    return "[[jar]]\n" + "".join(f'{name} = "{value}"\n' for name, value in fields.items())
 
 
 if __name__ == "__main__":
-    LOCK.write_text(resolve_lock(), encoding="utf-8")
+    LOCK.write_text(resolve_lock(made_by="deploy.local.jars"), encoding="utf-8")
