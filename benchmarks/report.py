@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_BAR, _LEFT, _WIDTH, _ROW = 420, 190, 720, 34
+from benchmarks.plot import plot
+from benchmarks.verdict import Verdict, verdicts
 
 
-def write_report(found: Mapping[str, Any], directory: Path | None) -> str:
-    """Return the figures as Markdown; with a directory, write them there as performance.md, with performance.svg beside it."""
-    text = "\n".join(_lines(found))
+def write_report(parts: Mapping[str, Mapping[str, Any]], directory: Path | None) -> str:
+    """Return what the parts found as Markdown; with a directory, write it there as performance.md, with performance.svg beside it."""
+    found = {name: part["figures"] for name, part in parts.items()}
+    lines = _asked(found)
+    for name, section in _SECTIONS.items():
+        if name in found:
+            lines += [*section(found[name]), _measured(parts[name]), ""]
     if directory is not None:
-        page = [_HEAD, text]
-        if "copy" in found:
-            (directory / "performance.svg").write_text(plot(found["copy"]), encoding="utf-8")
-            page.insert(1, "![Events a second beside raw COPY, which is the limit](performance.svg)\n")
-        (directory / "performance.md").write_text("\n".join(page), encoding="utf-8")
-    return text
+        head = [_HEAD]
+        if turns := found.get("copy") or found.get("peer"):
+            (directory / "performance.svg").write_text(plot(turns), encoding="utf-8")
+            head.append("![Events a second beside raw COPY, which is the limit](performance.svg)\n")
+        (directory / "performance.md").write_text("\n".join([*head, *lines]), encoding="utf-8")
+    return "\n".join(lines)
 
 
 _HEAD = """# How fast it is
@@ -29,99 +33,156 @@ workers share its cores. Believe the ratios, not the rates. What the columns mea
 """
 
 
-def _lines(found: Mapping[str, Any]) -> list[str]:
-    where = found["machine"]
-    lines = [
-        f"Commit {where['commit']}{' with changes' if where['changed'] else ''}, {where['at']}: {where['processor']}, {where['cores']} cores, {where['memory_gib']} GiB, "
-        f"Python {where['python']}; load before the run {', '.join(map(str, where['load_before']))}. {found['events']:,} events of {found['record_bytes']} bytes.",
+def _asked(found: Mapping[str, Any]) -> list[str]:
+    lines = verdicts(found)
+    return ["## Asked and reached", "", *_table(("what", "asked", "ours", "limit", "peers", "reached"), lines, left=Verdict._fields)] if lines else []  # fmt: skip
+
+
+def _measured(part: Mapping[str, Any]) -> str:
+    """Say where and when: each part may be of another run."""
+    where = part["machine"]
+    said = (
+        f"*{where['at']}, commit {where['commit']}{' with changes' if where['changed'] else ''}, `{where['command']}`, {part['seconds']} s; {where['processor']}, "
+        f"{where['cores']} cores, {where['memory_gib']} GiB, Python {where['python']}; load before {where['load_before'][0]}.*"
+    )
+    if where["load_before"][0] > where["cores"]:
+        return f"{said} **The machine was busy with other programs: CPU and bytes are worth something, rates and latencies are not.**"
+    return said
+
+
+def _turns(copy: Mapping[str, Any]) -> list[str]:
+    limit, ours = copy["raw COPY"]["events_per_second"], copy["ours"]
+    rows = [
+        (
+            name, _count(one["events_per_second"]), f"{one['events_per_second'] / limit:.3f}"[:5],
+            "–" if name == "ours" else f"{ours['events_per_second'] / one['events_per_second']:.2f}",
+            *(_figure(one, column) for column in ("worker_us", "postgres_us", "kafka_us", "wal_bytes", "memory_mib")),
+        )
+        for name, one in copy.items()
+    ]  # fmt: skip
+    return [
+        "## One worker beside its limit and its peers",
+        "",
+        *_table(("median of the rounds", "events/s", "÷ raw COPY", "ours ÷ it", "client µs", "Postgres µs", "Kafka µs", "WAL bytes", "MiB"), rows),
+        "Client, Postgres and Kafka are microseconds of CPU for an event, as the system accounts for them.",
+        f"Of the log, an event takes {ours['log_bytes']:.0f} bytes in the table and {ours['log_indexes_bytes']:.0f} in its indexes; its identity "
+        f"{ours['identities_bytes']:.0f} and {ours['identities_index_bytes']:.0f}.",
+        "",
+    ]  # fmt: skip
+
+
+def _peer(found: Mapping[str, Any]) -> list[str]:
+    return ["## One worker beside Kafka Connect", "", *_turns(found)[2:]]
+
+
+def _scale(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (n, _count(one["events_per_second"]), _figure(one, "worker_us"), _figure(one, "postgres_us"))
+        for n, one in found.items()
+    ]
+    return ["## More workers", "", *_table(("ingest workers", "events/s", "worker µs", "Postgres µs"), rows)]
+
+
+def _pipeline(one: Mapping[str, Any]) -> list[str]:
+    return [
+        "## The whole pipeline",
+        "",
+        f"A backlog through ingest, aggregator and billing, one worker each, until everything is summed up, rated, settled and published: "
+        f"{_count(one['events_per_second'])} events/s; {one['worker_us']} µs of the workers' CPU for an event, {one['postgres_us']} of Postgres, "
+        f"{one['kafka_us']} of Kafka. All {one['checks']} checks of `tallystick reconcile` hold.",
         "",
     ]
-    if where["load_before"][0] > where["cores"]:
-        lines += [
-            "**The machine was busy with other programs.** CPU and bytes are worth something, rates and latencies are not: run it where nothing else runs.",
-            "",
-        ]
-    if "copy" in found:
-        copy, limit = found["copy"], found["copy"]["raw COPY"]["events_per_second"]
-        lines += ["## One worker beside its limit and its peers", ""]
-        lines += _table(
-            ("median of the rounds", "events/s", "÷ raw COPY", "ours ÷ it", "client µs", "Postgres µs", "Kafka µs", "WAL bytes", "MiB"),
-            [
-                (
-                    name, _count(one["events_per_second"]), f"{one['events_per_second'] / limit:.2f}",
-                    "–" if name == "ours" else f"{copy['ours']['events_per_second'] / one['events_per_second']:.2f}",
-                    *(_figure(one, column) for column in ("worker_us", "postgres_us", "kafka_us", "wal_bytes", "memory_mib")),
-                )
-                for name, one in copy.items()
-            ],
-        )  # fmt: skip
-        ours = copy["ours"]
-        lines += [
-            "Client, Postgres and Kafka are microseconds of CPU for an event, as the system accounts for them.",
-            f"Of the log, an event takes {ours['log_bytes']:.0f} bytes in the table and {ours['log_indexes_bytes']:.0f} in its indexes; its identity "
-            f"{ours['identities_bytes']:.0f} and {ours['identities_index_bytes']:.0f}.",
-            "",
-        ]
-    if "scale" in found:
-        lines += ["## More workers", ""]
-        lines += _table(
-            ("ingest workers", "events/s", "worker µs", "Postgres µs"),
-            [(str(n), _count(one["events_per_second"]), _figure(one, "worker_us"), _figure(one, "postgres_us")) for n, one in found["scale"].items()],
-        )  # fmt: skip
-    if "pipeline" in found:
-        one = found["pipeline"]
-        lines += [
-            "## The whole pipeline",
-            "",
-            f"A backlog through ingest, aggregator and billing, one worker each, until everything is summed up, rated, settled and published: "
-            f"{_count(one['events_per_second'])} events/s; {one['worker_us']} µs of the workers' CPU for an event, {one['postgres_us']} of Postgres, "
-            f"{one['kafka_us']} of Kafka. All {one['checks']} checks of `tallystick reconcile` hold.",
-            "",
-        ]
-    if "alone" in found:
-        lines += ["## The readers alone", ""]
-        lines += _table(
-            ("service", "events/s", "worker µs"),
-            [(name, _count(found["alone"][name]["events_per_second"]), _figure(found["alone"][name], "worker_us")) for name in ("aggregator", "billing")],
-        )  # fmt: skip
-    if "freshness" in found:
-        lines += ["## Freshness under an open load", ""]
-        lines += _table(
-            ("events/s", "row p50", "row p99", "summary p50", "summary p99"),
-            [
-                (
-                    _count(int(rate)),
-                    *(f"{one[kind][p]:.2f} s" for kind in ("row", "summary") for p in ("p50", "p99")),
-                )
-                for rate, one in found["freshness"].items()
-            ],
+
+
+def _alone(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (name, _count(found[name]["events_per_second"]), _figure(found[name], "worker_us"))
+        for name in ("aggregator", "billing")
+    ]
+    return ["## The readers alone", "", *_table(("service", "events/s", "worker µs"), rows)]
+
+
+def _freshness(found: Mapping[str, Any]) -> list[str]:
+    kinds = ("row", "summary", "suspension")
+    rows = [
+        (_count(int(rate)), *(f"{one[kind][p]:.2f} s" for kind in kinds for p in ("p50", "p99")))
+        for rate, one in found.items()
+    ]
+    return [
+        "## Freshness under an open load",
+        "",
+        *_table(("events/s", *(f"{kind} {p}" for kind in kinds for p in ("p50", "p99"))), rows),
+        "From the moment at which an event was due to be sent until it can be read, looked at every 20 ms. A suspension: from the event that reached a quota until "
+        "gateways' topic says so.",
+        "",
+    ]
+
+
+def _soak(one: Mapping[str, Any]) -> list[str]:
+    behind, memory = one["behind"], one["memory"]
+    return [
+        "## An open load for longer",
+        "",
+        f"{one['rate']:,} events/s were sent to the whole pipeline for {one['minutes']:g} minutes, {one['sent']:,} in all. {one['settled_seconds']} s after the last one all effects "
+        f"were there: {one['events_per_second']:,} events/s, with {one['worker_us']} µs of the workers' CPU for an event, {one['postgres_us']} of Postgres and {one['kafka_us']} of "
+        f"Kafka. All {one['checks']} checks of `tallystick reconcile` hold.",
+        "",
+        *_table(("behind the load by", "median", "most"), [(name, f"{s['median']:.2f} s", f"{s['most']:.2f} s") for name, s in behind.items()]),
+        *_table(
+            ("memory in MiB", "least", "median", "most", "MiB a minute"),
+            [(name, _figure(m, "least"), _figure(m, "median"), _figure(m, "most"), f"{m['mib_a_minute']:+.2f}") for name, m in memory.items()],
+        ),
+        "The slope is that of the last three quarters.",
+        "",
+    ]  # fmt: skip
+
+
+def _catch_up(one: Mapping[str, Any]) -> list[str]:
+    how = "nothing was behind any more" if one["caught_up"] else "**it was still behind**"
+    return [
+        "## After an outage",
+        "",
+        f"All workers were gone for {one['minutes']:g} minutes, while {one['rate']:,} events/s went on being sent: {one['missed']:,} were waiting. With the load still going on, "
+        f"{one['seconds']} s after the workers were started again {how} ({one['events_per_second']:,} events/s). All {one['checks']} checks of `tallystick reconcile` hold.",
+        "",
+    ]
+
+
+def _growth(found: Mapping[str, Any]) -> list[str]:
+    sizes = sorted(found, key=int)
+    none, names = found["0"], list(found["0"]["queries_ms"])
+    rows = [
+        (
+            _count(int(size)), _count(found[size]["events_per_second"]), f"{found[size]['events_per_second'] / none['events_per_second']:.2f}",
+            *(_figure(found[size], name) for name in ("worker_us", "postgres_us", "wal_bytes")), _count(found[size]["aggregator_events_per_second"]),
+            _figure(found[size], "aggregator_us"),
         )
-        lines += [
-            "From the moment at which an event was due to be sent until it can be read, looked at every 20 ms.",
-            "",
-        ]
-    if "growth" in found:
-        sizes = list(found["growth"].items())
-        lines += ["## With a log that is large already", ""]
-        names = [name for name in sizes[0][1] if name != "events_per_second"]
-        lines += _table(
-            ("rows before", "events/s", "÷ at 0", *(f"{name}, p95 ms" for name in names)),
-            [
-                (
-                    _count(int(size)), _count(one["events_per_second"]), f"{one['events_per_second'] / sizes[0][1]['events_per_second']:.2f}",
-                    *(f"{one[name]:.1f}" for name in names),
-                )
-                for size, one in sizes
-            ],
-        )  # fmt: skip
-    return lines
+        for size in sizes
+    ]  # fmt: skip
+    asked = [(name, *(f"{found[size]['queries_ms'][name]:,.1f}" for size in sizes)) for name in names]
+    return [
+        "## With a log that is large already",
+        "",
+        *_table(("rows before", "events/s", "÷ at 0", "worker µs", "Postgres µs", "WAL bytes", "aggregator's events/s", "its µs"), rows),
+        *_table(("p95 in ms, rows before:", *(_count(int(size)) for size in sizes)), asked),
+        "One database grows. The rows that are there beforehand were made in SQL: 140,000 an hour into the past, of 10,000 subscriptions of which few are busy, with identities "
+        "in generations of ten million, summaries and rated usage. They are lean: names and no other texts, no metadata.",
+        "",
+    ]  # fmt: skip
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return [_line(head), _line(("---", *["---:"] * (len(head) - 1))), *map(_line, rows), ""]
+_SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "copy": _turns, "peer": _peer, "scale": _scale, "pipeline": _pipeline, "alone": _alone, "freshness": _freshness, "soak": _soak,
+    "catch_up": _catch_up, "growth": _growth,
+}  # fmt: skip
 
 
-def _line(cells: tuple[str, ...]) -> str:
+def _table(head: tuple[str, ...], rows: list[Any], left: tuple[str, ...] = ("",)) -> list[str]:
+    rule = ["---" if number < len(left) else "---:" for number in range(len(head))]
+    return [_line(head), _line(rule), *map(_line, rows), ""]
+
+
+def _line(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -131,27 +192,3 @@ def _count(number: float) -> str:
 
 def _figure(one: Mapping[str, Any], name: str) -> str:
     return f"{one[name]:.1f}".removesuffix(".0") if name in one else "–"
-
-
-def plot(copy: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return bars of the rates as SVG, with a line at raw COPY."""
-    most = max(one["events_per_second"] for one in copy.values())
-    limit = copy["raw COPY"]["events_per_second"]
-    height = _ROW * len(copy) + 30
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="14" role="img">',
-        "<title>Events a second: raw COPY, Tallystick and its peers</title>",
-        f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>',
-    ]
-    for number, (name, one) in enumerate(copy.items()):
-        top, rate = 12 + number * _ROW, one["events_per_second"]
-        length = max(1, round(_BAR * rate / most))
-        colour = "#0b6e4f" if name == "ours" else "#9aa5b1"
-        parts += [
-            f'<text x="{_LEFT - 10}" y="{top + 16}" text-anchor="end">{escape(name)}</text>',
-            f'<rect x="{_LEFT}" y="{top}" width="{length}" height="22" fill="{colour}"/>',
-            f'<text x="{_LEFT + length + 6}" y="{top + 16}">{rate:,.0f} ({rate / limit:.2f})</text>',
-        ]
-    at = _LEFT + round(_BAR * limit / most)
-    parts.append(f'<line x1="{at}" y1="4" x2="{at}" y2="{height - 18}" stroke="#c0392b" stroke-dasharray="4 3"/>')
-    return "\n".join([*parts, "</svg>", ""])

@@ -1,0 +1,142 @@
+"""Fills the log as an installation would have it after a while, but quickly: in SQL, hour by hour into the past.
+
+So many events an hour lie before the present hour, of subscriptions of which few are busy; with their identities, in generations of ten
+million, and with their summaries and rated usage. Rows are lean: no texts but names, no metadata, half the bytes of those that are
+measured. There are no batches, positions and invoices behind them: `reconcile` has nothing to say here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+
+from shared.ids import uuid7
+from shared.period import HOUR, hour_start
+
+ROWS_AN_HOUR = 140_000
+"""100 million in 30 days."""
+GENERATION = 10_000_000
+"""Identities in one generation: what decision 10 advises whoever stores more than that in half a year."""
+OPEN_GENERATION = 1_000
+HOURS_AT_ONCE = 6
+BYTES_A_ROW = 430
+"""With all that a row brings with it: indexes, identity, summaries, rated usage."""
+SPARE_BYTES = 6 * 2**30
+"""For the WAL, what sorts for an index, and what is measured."""
+
+# Ranks are drawn as Zipf's law has them, by its integral: few subscriptions are busy, as in the traffic that is measured.
+_ROWS = """INSERT INTO usage_logs (created_at, id, subscription_id, batch_id, model_id, provider, request_tokens, response_tokens, latency_ms,
+               source, request_id)
+           SELECT $1::timestamptz + n * interval '1 hour' / $2::int, gen_random_uuid(), ($3::uuid[])[rank], $4, 'model-' || (rank - 1 + (other < 0.2)::int) % 20,
+                  'openai', n % 8000, n % 2000, 900, '/gw', to_hex(n)
+           FROM (SELECT n, random() AS other,
+                        power(1 - (1 - power(cardinality($3::uuid[]), -0.2)) * random(), -5)::int AS rank
+                 FROM generate_series(0, $2::int - 1) n OFFSET 0) drawn"""
+_HOURS = """INSERT INTO usage_summaries (subscription_id, period_type, period_start, model_id, request_count, request_tokens, response_tokens,
+                latency_sum_ms, latency_count, latency_histogram)
+            SELECT subscription_id, 'hour', date_trunc('hour', created_at, 'UTC'), model_id, count(*), sum(request_tokens), sum(response_tokens),
+                   sum(latency_ms), count(*), ARRAY[0, 0, 0, 0, 0, count(*), 0, 0, 0, 0, 0, 0]
+            FROM usage_logs WHERE created_at >= $1 AND created_at < $2 GROUP BY 1, 2, 3, 4
+            ON CONFLICT DO NOTHING"""
+_RATED = """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens, response_tokens)
+            SELECT u.subscription_id, u.period_start, u.model_id, $3, s.user_id, s.billing_mode, u.request_count, u.request_tokens, u.response_tokens
+            FROM usage_summaries u JOIN subscriptions s ON s.id = u.subscription_id
+            WHERE u.period_type = 'hour' AND u.period_start >= $1 AND u.period_start < $2"""
+_LONGER = """INSERT INTO usage_summaries AS s (subscription_id, period_type, period_start, model_id, request_count, request_tokens, response_tokens,
+                 latency_sum_ms, latency_count, latency_histogram)
+             SELECT subscription_id, $1::text, date_trunc($1, period_start, 'UTC'), model_id, sum(request_count), sum(request_tokens), sum(response_tokens),
+                    sum(latency_sum_ms), sum(latency_count), ARRAY[0, 0, 0, 0, 0, sum(latency_count), 0, 0, 0, 0, 0, 0]
+             FROM usage_summaries WHERE period_type = 'hour' AND period_start >= $2 AND period_start < $3 GROUP BY 1, 2, 3, 4
+             ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO UPDATE SET
+                 request_count = s.request_count + excluded.request_count, request_tokens = s.request_tokens + excluded.request_tokens,
+                 response_tokens = s.response_tokens + excluded.response_tokens, latency_sum_ms = s.latency_sum_ms + excluded.latency_sum_ms,
+                 latency_count = s.latency_count + excluded.latency_count, latency_histogram = add_histograms(s.latency_histogram, excluded.latency_histogram)"""
+
+
+@dataclass
+class Filled:
+    """A database that grows, one size after the other: `rows` of them reach back to `oldest`."""
+
+    connection: asyncpg.Connection
+    owners: Sequence[UUID]
+    directory: Path
+    say: Callable[[str], None]
+    oldest: datetime
+    rows: int = 0
+    _generation: int = field(default=OPEN_GENERATION)
+    _identities: int = 0
+
+    @classmethod
+    async def begin(cls, connection: asyncpg.Connection, owners: Sequence[str], directory: Path, say: Callable[[str], None], now: datetime) -> Filled:  # fmt: skip
+        """Leave room for generations before the one that is open."""
+        await connection.execute("DROP TABLE usage_ids_1; DELETE FROM usage_id_generations")
+        await connection.execute("SELECT begin_usage_id_generation($1::int::smallint, now())", OPEN_GENERATION)
+        return cls(connection, [UUID(owner) for owner in owners], directory, say, hour_start(now))
+
+    async def grow(self, size: int) -> None:
+        """Fill up to so many rows. Raises `SystemExit` where the disk has no room for them."""
+        wanted = (size - self.rows) * BYTES_A_ROW + SPARE_BYTES
+        free = shutil.disk_usage(self.directory).free
+        if free < wanted:
+            raise SystemExit(f"{size:,} rows need {wanted / 2**30:.0f} GiB, and {self.directory} has {free / 2**30:.0f} GiB free: make room, or take a smaller --grown")  # fmt: skip
+        while self.rows < size:
+            await self._stretch(min(size - self.rows, GENERATION - self._identities))
+        await self.connection.execute("SELECT refresh_usage_summary()")
+        await self.connection.execute("VACUUM (ANALYZE) usage_logs, usage_ids, usage_summaries, rated_usage")
+        await self.connection.execute("CHECKPOINT")
+
+    async def _stretch(self, count: int) -> None:
+        """Fill the hours before the oldest with rows of one generation; in the order of time, as they would have come."""
+        hours = [min(ROWS_AN_HOUR, count - first) for first in range(0, count, ROWS_AN_HOUR)][::-1]
+        start, end, done = self.oldest - len(hours) * HOUR, self.oldest, 0
+        # Hours that are over are not added to any more, and take no room for that.
+        await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 90)")
+        for first in range(0, len(hours), HOURS_AT_ONCE):
+            some = hours[first : first + HOURS_AT_ONCE]
+            begins = start + first * HOUR
+            await self.connection.execute(
+                "SELECT ensure_usage_partition($1), ensure_usage_partition($2)", begins, begins + len(some) * HOUR
+            )
+            for number, rows in enumerate(some):
+                await self.connection.execute(_ROWS, begins + number * HOUR, rows, self.owners, uuid7())
+            period = (begins, begins + len(some) * HOUR)
+            await self.connection.execute(_HOURS, *period)
+            await self.connection.execute(_RATED, *period, uuid7())
+            done += sum(some)
+            self.say(f"filled {self.rows + done:,} rows")
+        await self._identify(start, end)
+        await self.connection.execute(_LONGER, "day", start, end)
+        await self.connection.execute(_LONGER, "month", start, end)
+        await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 50)")
+        self.oldest, self.rows = start, self.rows + count
+
+    async def _identify(self, start: datetime, end: datetime) -> None:
+        """Put the identities into their generation. The index comes after them, with as much room as one that is written all over."""
+        name = f"usage_ids_{self._generation}"
+        if self._generation < OPEN_GENERATION and not self._identities:
+            await self.connection.execute(f"CREATE TABLE {name} (LIKE usage_ids)")
+        await self.connection.execute(f"DROP INDEX IF EXISTS {name}_key")
+        rows = await self.connection.execute(
+            f"INSERT INTO {name} (created_at, id, generation) SELECT created_at, id, $1::int FROM usage_logs WHERE created_at >= $2 AND created_at < $3",  # noqa: S608
+            self._generation, start, end,
+        )  # fmt: skip
+        await self.connection.execute(f"CREATE UNIQUE INDEX {name}_key ON {name} (id) WITH (fillfactor = 70)")
+        if self._generation < OPEN_GENERATION and not self._identities:
+            await self.connection.execute(
+                f"ALTER TABLE usage_ids ATTACH PARTITION {name} FOR VALUES IN ({self._generation})"
+            )
+            await self.connection.execute(
+                "INSERT INTO usage_id_generations (generation, begun_at, closed_at) VALUES ($1, $2, $3)",
+                self._generation,
+                start,
+                end,
+            )
+        self._identities += int(rows.rpartition(" ")[2])
+        if self._identities >= GENERATION:
+            self._generation, self._identities = self._generation - 1, 0

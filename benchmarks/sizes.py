@@ -1,0 +1,32 @@
+"""How much the suite measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: events, rounds that take turns, rates in events/s, and rows that are there already."""
+
+    events: int
+    rounds: int
+    naive_events: int
+    seed_rows: int
+    pipeline_events: int
+    rates: tuple[int, ...]
+    seconds: int
+    """Of each rate at which freshness is measured."""
+    soak_rate: int
+    soak_minutes: float
+    outage_rate: int
+    outage_minutes: float
+    grown: tuple[int, ...]
+    grown_rounds: int
+
+
+QUICK = Size(30_000, 3, 3_000, 300, 30_000, (2_000,), 5, 2_000, 0.2, 1_000, 0.1, (200_000,), 1)
+SMALL = Size(200_000, 5, 20_000, 1_500, 300_000, (5_000, 20_000, 40_000), 10, 30_000, 1.0, 15_000, 0.5, (1_000_000,), 3)
+LONG = Size(
+    1_000_000, 5, 200_000, 20_000, 5_000_000, (5_000, 20_000, 40_000), 120, 40_000, 10.0, 20_000, 10.0, (1_000_000, 10_000_000), 5
+)  # fmt: skip
