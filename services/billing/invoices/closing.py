@@ -22,6 +22,7 @@ from services.billing.invoices.invoicing import Invoice, balanced, exact_sum, ma
 from services.billing.invoices.late import give_back
 from services.billing.invoices.lines import Line, grant_line
 from services.billing.invoices.setting_off import set_offs
+from services.billing.invoices.setting_off_charges import set_offs_of_charges
 from services.billing.invoices.terms import CustomerTerms, Terms
 from services.billing.plans.due import charges_due, take_charges
 from shared.clock import Clock
@@ -186,6 +187,7 @@ class _Run:
         groups, _notes = await give_back(connection, self.period, drafts, open_, terms, at=now)
         groups += [group for group in claimed if group.line_id in off.groups]
         charges = await take_charges(connection, self.period, list(drafts.values()), claimed_since(claimed))
+        off.add(await set_offs_of_charges(connection, drafts, charges))
         carried = await store.carried(connection, drafts.values())
         composed = compose(self.period, drafts, groups, charges, carried, set_offs=off.lines)
         lines = {id_: balanced(found) for id_, found in composed.items()}

@@ -23,6 +23,7 @@ from services.billing.invoices.reading import (
     split_reference,
 )
 from services.billing.invoices.setting_off import standings, write_reductions
+from services.billing.invoices.setting_off_charges import families_of
 from services.billing.payments.invoice_state import refresh_invoice
 from shared.ids import uuid7
 from shared.money import round_money
@@ -85,8 +86,8 @@ async def void_invoice(
         )
     if not rebill and any(before.elsewhere.values()):
         raise CreditRefused(
-            f"usage of {document.number} was taken back, and {sum(before.elsewhere.values())} {document.currency} given back for it on a later "
-            "invoice: give back what is left of it with a credit note, or void it with --rebill"
+            f"usage of {document.number} was taken back, or a plan changed, and {sum(before.elsewhere.values())} {document.currency} given back "
+            "for it on a later invoice: give back what is left of it with a credit note, or void it with --rebill"
         )
     note = take_back(document, replace(before, elsewhere={}))
     id_ = await write_note(connection, document, note, kind="void", reason=reason, at=at, actor=actor)
@@ -140,7 +141,13 @@ async def credited(connection: Connection, invoice: InvoiceDocument) -> Credited
         )
         for line, given in found.items()
     }
-    return Credited(lines, taxes, elsewhere, {used[line]: given for line, given in found.items()})
+    standings_ = {used[line]: given for line, given in found.items()}
+    charges = {line.id: line for line in invoice.lines if line.charge_key and line.subscription_id}
+    for id_, family in (await families_of(connection, invoice.user_id, list(charges.values()))).items():
+        standings_[id_] = family.standing()
+        if given := round_money(family.elsewhere(invoice.id), invoice.currency):
+            elsewhere[id_] = given
+    return Credited(lines, taxes, elsewhere, standings_)
 
 
 async def write_note(

@@ -35,7 +35,7 @@ class Credited:
         nothing = Decimal(0)
         with exact():
             left = line.amount - self.lines.get(line.id, nothing) - self.elsewhere.get(line.id, nothing)
-        return max(left, nothing) if line.amount > 0 else left
+        return max(left, nothing) if line.amount > 0 else min(left, nothing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +86,18 @@ def take_back(
         raise CreditRefused(f"{name} is void: all of it has been taken back")
     left = {line.position: credited.left(line) for line in invoice.lines}
     by_position = {line.position: line for line in invoice.lines}
-    if wanted is None:
+    if whole := wanted is None:
         wanted = {position: None for position, amount in left.items() if amount} or dict.fromkeys(left)
     lines = []
     for position, amount in sorted(wanted.items()):
         if position not in by_position:
             raise CreditRefused(f"{name} has no line {position}: it has {len(left)} lines")
         line = by_position[position]
-        standing = None if goodwill or amount is None else credited.standings.get(line.id)
+        if not whole and "credit_note" in line.dimensions:
+            raise CreditRefused(
+                f"line {position} of {name} takes off what {line.dimensions['credit_note']} gave back already: nothing of it can be given again"
+            )
+        standing = None if goodwill or whole else credited.standings.get(line.id)
         lines.append(_line(name, line, left[position], amount, invoice.currency, standing=standing))
     return make_note(invoice, credited, lines)
 
@@ -126,7 +130,10 @@ def _line(
     asked = left if amount is None else amount
     if asked % minor_unit(currency):
         raise CreditRefused(f"{asked} {currency} has too many digits: the smallest amount is {minor_unit(currency)}")
-    wanted = round_money(standing.left_to_give(asked), currency) if standing and asked > 0 else asked
+    rest = (
+        amount is None and standing is not None and standing.charged is None
+    )  # what is left already heeds what usage gave back
+    wanted = round_money(standing.left_to_give(asked), currency) if standing and asked > 0 and not rest else asked
     if asked and not wanted:
         raise CreditRefused(
             f"{asked} {currency} of line {line.position} of {name} were given back already, as usage of it was taken back: "

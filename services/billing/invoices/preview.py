@@ -20,6 +20,7 @@ from services.billing.invoices.invoicing import Invoice, balanced, exact_sum, ma
 from services.billing.invoices.late import plan_notes
 from services.billing.invoices.lines import Line, grant_line
 from services.billing.invoices.setting_off import set_offs
+from services.billing.invoices.setting_off_charges import set_offs_of_charges
 from services.billing.invoices.terms import CustomerTerms, Terms
 from services.billing.plans.due import charges_due
 from shared.ids import uuid7
@@ -67,6 +68,7 @@ async def preview(
         open_ = [group for group in unbilled if group.line_id not in off.groups]
         groups, notes = await plan_notes(connection, period, drafts, open_, of)
         groups += [group for group in unbilled if group.line_id in off.groups]
+        off.add(await set_offs_of_charges(connection, drafts, charges, claimed=False))
         carried = await store.carried(connection, drafts.values())
         lines = compose(period, drafts, groups, charges, carried, set_offs=off.lines)
         previews = []

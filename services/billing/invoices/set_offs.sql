@@ -6,13 +6,9 @@ SELECT id FROM invoices WHERE user_id = ANY($1::uuid[]) AND number IS NOT NULL A
 
 -- name: noted_lines
 -- The lines of credit notes that took back usage of users ($1), with the line of the invoice, what the note gave, how much less than was asked,
--- and what was set off since. Not those of goodwill, and not of invoices that were made anew: their usage is billed again. A line gives
--- at most what its note gave for the subscription with everything that took usage off again (what a plan included, say).
+-- and what was set off since. Not those of goodwill, and not of invoices that were made anew: their usage is billed again.
 SELECT n.user_id, n.currency, n.number, l.id, l.invoice_line_id, i.usage_line_id, i.subscription_id, i.component, i.description, i.dimensions,
        i.period_start, i.period_end, l.exact_amount,
-       sum(l.exact_amount) OVER (PARTITION BY n.id, i.subscription_id) - coalesce(sum(l.exact_amount)
-           FILTER (WHERE i.usage_line_id IS NOT NULL AND l.exact_amount > 0)
-           OVER (PARTITION BY n.id, i.subscription_id ORDER BY l.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS at_most,
        coalesce(s.reduced, 0) AS reduced, coalesce(s.set_off, 0) AS set_off
 FROM credit_notes n
 JOIN credit_note_lines l ON l.credit_note_id = n.id
@@ -65,6 +61,31 @@ WITH billed AS MATERIALIZED (
 )
 SELECT line_id, component, coalesce(-sum(worth) FILTER (WHERE now), 0) AS now, coalesce(-sum(worth) FILTER (WHERE before), 0) AS before
 FROM since WHERE now OR before GROUP BY line_id, component;
+
+-- name: noted_charges
+-- The same for charges of plans. Of a set-off counts what no note over its own line took back, as whoever voids that invoice does.
+SELECT n.user_id, n.currency, n.number, l.id, l.invoice_line_id, i.subscription_id, i.component, i.description, i.dimensions,
+       i.period_start, i.period_end, l.exact_amount, coalesce(s.reduced, 0) AS reduced, coalesce(s.set_off, 0) AS set_off
+FROM credit_notes n
+JOIN credit_note_lines l ON l.credit_note_id = n.id
+JOIN invoice_lines i ON i.id = l.invoice_line_id AND i.charge_key IS NOT NULL AND i.subscription_id IS NOT NULL
+LEFT JOIN LATERAL (
+    SELECT sum(s.amount) FILTER (WHERE s.invoice_line_id IS NULL) AS reduced,
+           sum(s.amount - coalesce(t.amount, 0)) FILTER (WHERE NOT v.rebilled) AS set_off
+    FROM credit_set_offs s LEFT JOIN invoice_lines b ON b.id = s.invoice_line_id LEFT JOIN invoices v ON v.id = b.invoice_id
+    LEFT JOIN LATERAL (
+        SELECT sum(c.exact_amount) AS amount FROM credit_note_lines c JOIN credit_notes o ON o.id = c.credit_note_id
+        WHERE c.invoice_line_id = b.id AND o.kind IN ('correction', 'void')) t ON true
+    WHERE s.credit_note_line_id = l.id) s ON true
+WHERE n.user_id = ANY($1::uuid[]) AND n.kind IN ('correction', 'void')
+ORDER BY n.issued_at, n.number, l.position;
+
+-- name: charged
+-- All that plans charged subscriptions ($1) on issued invoices, but for those that were made anew, in the order in which it was charged.
+SELECT l.id, l.invoice_id, l.charge_key, l.subscription_id, l.period_start, l.period_end, l.exact_amount
+FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
+WHERE l.subscription_id = ANY($1::uuid[]) AND l.charge_key IS NOT NULL AND i.number IS NOT NULL
+ORDER BY i.issue_date, i.created_at, i.number, l.position;
 
 -- name: insert_set_offs
 -- Writes down that lines of credit notes ($1) were set off by lines ($2; NULL: by the note itself, which gives less), how much ($3).

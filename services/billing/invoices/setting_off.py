@@ -34,6 +34,13 @@ class SetOffs:
     of: list[tuple[UUID, UUID, Decimal]] = field(default_factory=list)
     groups: set[UUID] = field(default_factory=set)
 
+    def add(self, other: SetOffs) -> None:
+        """Take over what was found elsewhere."""
+        for invoice_id, lines in other.lines.items():
+            self.lines.setdefault(invoice_id, []).extend(lines)
+        self.of += other.of
+        self.groups |= other.groups
+
     async def write(self, connection: Connection) -> None:
         """Write down what was set off, when the lines are stored."""
         if self.of:
@@ -58,7 +65,7 @@ async def set_offs(
         await connection.execute(SQL["lock_invoices_of"], users)
     noted: dict[LineOf, list[Any]] = {}
     for row in await connection.fetch(SQL["noted_lines"], users):
-        if row["usage_line_id"] and min(row["exact_amount"], row["at_most"]) > 0:
+        if row["usage_line_id"] and row["exact_amount"] > 0:
             noted.setdefault((row["usage_line_id"], row["component"]), []).append(row)
     if not noted:
         return found
@@ -78,7 +85,7 @@ def standing(notes: Sequence[Any], taken: Decimal) -> Standing:
     """Return how far a line has been given back by these lines of credit notes, and by `taken` of its usage."""
     with exact():
         return Standing(
-            noted=sum([min(note["exact_amount"], note["at_most"]) for note in notes], Decimal(0)),
+            noted=sum([note["exact_amount"] for note in notes], Decimal(0)),
             reduced=sum([note["reduced"] for note in notes], Decimal(0)),
             taken=taken,
             set_off=sum([note["set_off"] for note in notes], Decimal(0)),
@@ -111,7 +118,7 @@ def _columns(drafts: Mapping[UUID, Customer]) -> tuple[list[Any], ...]:
 
 def _add(found: SetOffs, invoice_id: UUID, notes: Sequence[Any], amount: Decimal) -> None:
     with exact():
-        parts = spread(amount, [min(note["exact_amount"], note["at_most"]) - note["set_off"] for note in notes])
+        parts = spread(amount, [note["exact_amount"] - note["set_off"] for note in notes])
     for note, part in zip(notes, parts, strict=True):
         if part > 0:
             line = set_off_line(note, part)

@@ -123,7 +123,7 @@ class Books:
         billed: dict[str, tuple[Decimal, int]] = {}
         with exact():
             for key, amount in await self.connection.fetch(SQL["billed"], subscriptions, since, self.as_of):
-                base = key.partition("#")[0]
-                before, charges = billed.get(base, (Decimal(0), 0))
-                billed[base] = before + amount, charges + 1
+                base, _, number = key.partition("#")
+                before, last = billed.get(base, (Decimal(0), 0))
+                billed[base] = before + amount, max(last, int(number or 1))
         return {key: Billed(*found) for key, found in billed.items()}

@@ -57,7 +57,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """What was billed under a key and its continuations: the sum, and by how many charges."""
+    """What was billed under a key and its continuations: the sum, and the number of the last: one of an invoice that was voided for
+    rebilling is free again, and those after it are not."""
 
     amount: Decimal = ZERO
     charges: int = 0

@@ -22,7 +22,7 @@ WHERE i.number = $1 AND (l.usage_line_id IS NOT NULL OR EXISTS (SELECT FROM cred
 ORDER BY l.position;
 
 -- name: set_off
--- A line ($1) that takes off what corrected usage gives back: the credit note that had given it, of which line, what was set off against it
+-- A line ($1) that takes off what corrected usage or a plan gives back: the credit note that had given it, of which line, what was set off against it
 -- in all, and the lines of the same invoice that give it back once more.
 SELECT l.id, l.description, l.currency, l.exact_amount, i.number, s.amount, n.number AS note, nl.position AS note_position, nl.exact_amount AS noted,
        n.reason, of.number || '/' || ol.position AS of_line, ol.description AS of_description,
@@ -36,8 +36,11 @@ JOIN invoice_lines ol ON ol.id = nl.invoice_line_id JOIN invoices of ON of.id = 
 LEFT JOIN LATERAL (
     SELECT array_agg(i.number || '/' || a.position ORDER BY a.position) AS lines, -sum(a.exact_amount) AS amount
     FROM invoice_lines a
-    WHERE a.invoice_id = l.invoice_id AND a.usage_line_id IS NOT NULL AND a.subscription_id = l.subscription_id AND a.component = ol.component
-      AND a.exact_amount < 0 AND a.dimensions @> ol.dimensions - 'multiplier' AND a.period_start < ol.period_end AND a.period_end > ol.period_start
+    WHERE a.invoice_id = l.invoice_id AND a.subscription_id = l.subscription_id AND a.exact_amount * l.exact_amount < 0
+      AND (a.usage_line_id IS NOT NULL AND a.component = ol.component AND a.dimensions @> ol.dimensions - 'multiplier'
+           AND a.period_start < ol.period_end AND a.period_end > ol.period_start
+           OR a.charge_key IS NOT NULL AND a.period_end = ol.period_end
+           AND (a.charge_key LIKE '%:credit' OR split_part(a.charge_key, '#', 1) = split_part(ol.charge_key, '#', 1)))
 ) c ON true
 WHERE l.id = $1;
 

@@ -1,4 +1,4 @@
-"""Explains a line that takes off what corrected usage gives back, because a credit note gave it back before."""
+"""Explains a line that takes off what corrected usage or a plan gives back, because a credit note gave it back before."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ async def explain_set_off(connection: Connection, line_id: UUID) -> SetOffExplan
     problems = []
     if stated != row["amount"]:
         problems.append(f"{amount_text(row['amount'])} were set off, not {amount_text(stated)}")
-    if set_off > row["noted"]:
+    if abs(set_off) > abs(row["noted"]):
         problems.append(
             f"{amount_text(set_off)} were set off in all, of the {amount_text(row['noted'])} that the note gave"
         )
-    if stated > row["corrected"]:
+    if abs(stated) > abs(row["corrected"]):
         problems.append(f"corrections on this invoice give back {amount_text(row['corrected'])} only")
     return SetOffExplanation(
         line_id, f"{row['description']}, invoice {row['number']}", row["currency"], stated, f"{row['note']}/{row['note_position']}",

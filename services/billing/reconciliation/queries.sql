@@ -531,7 +531,7 @@ WITH lines AS (
     FROM lines l FULL JOIN (SELECT * FROM credit_set_offs WHERE invoice_line_id IS NOT NULL) s ON s.invoice_line_id = l.id
     LEFT JOIN invoice_lines b ON b.id = s.invoice_line_id
     UNION ALL
-    SELECT n.currency, 'line of a credit note ' || n.id, 0, greatest(sum(s.amount) - n.exact_amount, 0)
+    SELECT n.currency, 'line of a credit note ' || n.id, 0, greatest(sum(s.amount) * sign(n.exact_amount) - abs(n.exact_amount), 0)
     FROM credit_set_offs s JOIN credit_note_lines n ON n.id = s.credit_note_line_id
     JOIN invoice_lines l ON l.id = s.invoice_line_id JOIN invoices i ON i.id = l.invoice_id
     WHERE i.status <> 'cancelled'
@@ -540,6 +540,42 @@ WITH lines AS (
 SELECT currency AS measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key ORDER BY key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
 FROM sides GROUP BY currency ORDER BY currency;
+
+-- name: charges_credited_once
+-- Of every charge of a plan of which a credit note took something back: what notes and later invoices (late usage, a change of plan) gave
+-- back is at most what was charged, to a smallest unit for each line. Of what takes something off it is the other way round. A credit of a
+-- change of plan belongs to the fee whose time it ends.
+WITH charged AS MATERIALIZED (
+    SELECT l.id, l.currency, l.subscription_id, l.period_start, l.period_end, split_part(l.charge_key, '#', 1) AS key,
+           split_part(l.charge_key, ':' || l.subscription_id, 1) AS name, l.charge_key LIKE '%:credit' AS credits,
+           l.exact_amount * CASE WHEN l.kind = 'discount' THEN -1 ELSE 1 END AS amount
+    FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
+    WHERE l.charge_key IS NOT NULL AND l.subscription_id IS NOT NULL AND i.number IS NOT NULL
+), credited AS (
+    SELECT DISTINCT ON (c.id) c.id, f.key
+    FROM charged c JOIN charged f USING (subscription_id, period_end)
+    WHERE c.credits AND NOT f.credits AND f.period_start < c.period_start AND f.name IN (c.name, regexp_replace(c.name, 'proration$', 'fee'))
+    ORDER BY c.id, f.period_start DESC
+), notes AS MATERIALIZED (
+    SELECT l.invoice_line_id AS id, sum(l.exact_amount) AS amount, count(*) AS lines
+    FROM credit_note_lines l JOIN credit_notes n ON n.id = l.credit_note_id WHERE n.kind IN ('correction', 'void') GROUP BY l.invoice_line_id
+), set_off AS (
+    SELECT nl.invoice_line_id AS id, sum(s.amount - coalesce(n.amount, 0)) AS amount, count(*) AS lines
+    FROM credit_set_offs s JOIN credit_note_lines nl ON nl.id = s.credit_note_line_id
+    JOIN invoice_lines l ON l.id = s.invoice_line_id JOIN invoices i ON i.id = l.invoice_id AND NOT i.rebilled
+    LEFT JOIN notes n ON n.id = l.id
+    GROUP BY nl.invoice_line_id
+), families AS (
+    SELECT c.currency, coalesce(p.key, c.key) AS key, sum(greatest(c.amount, 0)) AS charged,
+           sum(CASE WHEN c.key LIKE 'discount%' OR c.key LIKE 'included%' THEN -1 ELSE 1 END * (coalesce(n.amount, 0) - coalesce(o.amount, 0)))
+               - sum(least(c.amount, 0)) AS given,
+           sum(1 + coalesce(n.lines, 0) + coalesce(o.lines, 0)) * power(10::numeric, -minor_units(c.currency)) AS rounding
+    FROM charged c LEFT JOIN credited p USING (id) LEFT JOIN notes n USING (id) LEFT JOIN set_off o USING (id)
+    GROUP BY c.currency, coalesce(p.key, c.key) HAVING count(n.id) > 0
+)
+SELECT currency AS measure, sum(given) AS left_value, sum(CASE WHEN given > charged + rounding THEN charged ELSE given END) AS right_value,
+       (array_agg('charge ' || key ORDER BY key) FILTER (WHERE given > charged + rounding))[1:5] AS differing
+FROM families GROUP BY currency ORDER BY currency;
 
 -- name: log_equals_identities
 -- Every row of the log is guarded once, at its own time: nothing can be stored a second time. Identities without a row are those of

@@ -256,6 +256,13 @@ STATEMENTS: Final = (
         "set_offs_equal_lines",
     ),
     Statement(
+        "charges credited once",
+        "Of no charge of a plan credit notes, late usage and changes of plan gave back more in all than was charged.",
+        "given back of charges with credit notes",
+        "at most what was charged",
+        "charges_credited_once",
+    ),
+    Statement(
         "invoices = payments",
         "What is paid of every invoice, and what every payment pays, is what was allocated from payments that came.",
         "invoices and payments",
