@@ -10,8 +10,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from services.api.auth.asking import Asking
-from services.api.fields import Answer, Exact, Instant
+from services.api.database import BILLING
+from services.api.fields import Answer, Body, Exact, Instant
 from services.api.paging import Listing, Page, page
+from services.api.problems import NOT_FOUND, Problem
 from services.api.scope import Whose
 from services.api.state import state_of
 from shared.sql import Queries
@@ -22,7 +24,7 @@ _SQL: Final = Queries.load("services.api.alerts")
 
 AlertType = Literal[
     "usage_threshold", "payment_failed", "payment_disputed", "invoice_overdue", "subscription_expiring", "low_balance", "credits_exhausted",
-    "unrated_usage", "webhook_disabled",
+    "unrated_usage", "webhook_disabled", "provider_key_due",
 ]  # fmt: skip
 
 
@@ -40,6 +42,20 @@ class Alert(Answer):
     is_read: bool
     read_at: Instant | None
     created_at: Instant
+
+
+class ReadUntil(Body):
+    """Which alerts were read."""
+
+    until: Instant = Field(
+        description="Those raised up to this moment, such as `created_at` of the newest that was shown."
+    )
+
+
+class Marked(Answer):
+    """How many alerts are read now that were not before."""
+
+    marked: int
 
 
 @router.get("/alerts")
@@ -60,3 +76,23 @@ async def list_alerts(
         total = await connection.fetchval(_SQL["count_alerts"], user, type_, unread) if paging.counted else None
     shown, cursor = page(rows, paging, asked, lambda row: (row["created_at"], row["id"]))
     return Listing(items=[Alert(**row) for row in shown], next_cursor=cursor, total=total)
+
+
+@router.put("/alerts/{alert_id}/read")
+async def mark_alert_read(request: Request, principal: Asking, alert_id: UUID) -> Alert:
+    """Say that an alert of who asks was read. It keeps the time of the first time."""
+    state = state_of(request)
+    async with state.database.writing(principal, role=BILLING) as connection:
+        row = await connection.fetchrow(_SQL["mark_read"], alert_id, principal.user_id, state.clock.now())
+    if row is None:
+        raise Problem(NOT_FOUND, f"there is no alert {alert_id} of yours")
+    return Alert(**row)
+
+
+@router.post("/alerts/read")
+async def mark_alerts_read(request: Request, principal: Asking, body: ReadUntil) -> Marked:
+    """Say that all alerts of who asks were read, up to a moment: what came after it stays unread."""
+    state = state_of(request)
+    async with state.database.writing(principal, role=BILLING) as connection:
+        rows = await connection.fetch(_SQL["mark_all_read"], principal.user_id, body.until, state.clock.now())
+    return Marked(marked=len(rows))

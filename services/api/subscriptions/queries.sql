@@ -23,7 +23,7 @@ FROM subscriptions s WHERE s.id = $1;
 
 -- name: quotas
 -- What the live subscriptions of user $1, or one ($2) of them, may use and have used in their periods. Oldest first.
-SELECT id AS subscription_id, status::text AS status, suspended_reasons, quota_requests, quota_tokens, used_requests, used_tokens,
+SELECT id AS subscription_id, model_id, plan_id, status::text AS status, suspended_reasons, quota_requests, quota_tokens, used_requests, used_tokens,
        quota_period_start, reset_at
 FROM subscriptions
 WHERE user_id = $1 AND ($2::uuid IS NULL OR id = $2) AND status NOT IN ('cancelled', 'expired')

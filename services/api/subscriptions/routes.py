@@ -76,6 +76,8 @@ class Quota(Answer):
     """What remains of a subscription, and when it resets."""
 
     subscription_id: UUID
+    model_id: str | None
+    plan_id: str | None
     status: Status
     suspended_reasons: list[str]
     requests: Limit

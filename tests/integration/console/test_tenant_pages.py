@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from uuid import UUID
 
 import httpx
 import pytest
@@ -139,6 +140,31 @@ async def test_alerts_are_chosen(client: httpx.AsyncClient, sign_in: SignIn) -> 
     shown = await client.get("/console/alerts")
     assert 'value="100, 500"' in shown.text
     assert not re.search(r'name="on_low_balance" checked', shown.text)
+
+
+async def test_alerts_are_read_up_to_what_was_shown(
+    client: httpx.AsyncClient, sign_in: SignIn, database_pool: Pool
+) -> None:
+    eve, ada = await sign_in(email="eve@example.com"), await sign_in()
+
+    async def tell(user: UUID, message: str) -> UUID:
+        alert: UUID = await database_pool.fetchval(
+            "INSERT INTO billing_alerts (user_id, type, message, created_at) VALUES ($1, 'low_balance', $2, clock_timestamp()) RETURNING id",
+            user, message,
+        )  # fmt: skip
+        return alert
+
+    unread = "SELECT array_agg(message ORDER BY message) FROM billing_alerts WHERE NOT is_read"
+    first, _, theirs = await tell(ada.id, "first"), await tell(ada.id, "second"), await tell(eve.id, "of eve")
+    page = await client.get("/console/alerts")
+    form = {"csrf": csrf_of(page), "until": field_of(page, "until")}
+    for _ in range(2):
+        assert (await client.post(f"/console/alerts/{first}/read", data=form)).status_code == 303
+    assert (await client.post(f"/console/alerts/{theirs}/read", data=form)).status_code == 404
+    await tell(ada.id, "third")
+    assert (await client.post("/console/alerts/read", data=form)).status_code == 303
+    assert await database_pool.fetchval(unread) == ["of eve", "third"]
+    assert "Marked as read: 1." in (await client.get("/console/alerts")).text
 
 
 async def test_a_package_is_bought_once(client: httpx.AsyncClient, sign_in: SignIn, database_pool: Pool) -> None:

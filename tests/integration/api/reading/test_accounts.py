@@ -115,6 +115,30 @@ async def test_both_ways_through_a_list(client: httpx.AsyncClient, facts: Facts,
     assert (both.status_code, "not both" in both.json()["detail"]) == (400, True)
 
 
+# Alerts
+
+
+async def test_an_alert_is_read_once_and_only_by_whose_it_is(
+    client: httpx.AsyncClient, facts: Facts, database_pool: Pool
+) -> None:
+    ada, bob, root = await facts.customer(), await facts.customer(), await facts.customer("admin")
+    async with database_pool.acquire() as connection:
+        ids = []
+        for hours in (2, 1, 0):
+            told = {"type": "low_balance", "message": "-", "created_at": NOW - timedelta(hours=hours)}
+            ids.append((await insert(connection, "billing_alerts", user_id=ada.user_id, **told))["id"])
+    for other in (bob, root):
+        refused = await client.put(f"/api/v1/alerts/{ids[0]}/read", headers=other.headers)
+        assert refused.status_code == 404
+    first, again = [await client.put(f"/api/v1/alerts/{ids[0]}/read", headers=ada.headers) for _ in range(2)]
+    assert (first.status_code, first.json()["is_read"], first.json()["read_at"]) == (200, True, "2026-11-20T12:00:00Z")
+    assert again.json() == first.json()
+    until = {"until": (NOW - timedelta(hours=1)).isoformat()}
+    marked = [(await client.post("/api/v1/alerts/read", json=until, headers=ada.headers)).json() for _ in range(2)]
+    assert marked == [{"marked": 1}, {"marked": 0}]
+    assert [item["id"] for item in (await ask(client, ada, "alerts", unread="true"))["items"]] == [str(ids[2])]
+
+
 # Credits
 
 

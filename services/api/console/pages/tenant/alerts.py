@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from typing import Final
+from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.api.alerts.routes import list_alerts
+from services.api.alerts.routes import ReadUntil, list_alerts, mark_alert_read, mark_alerts_read
 from services.api.console.forms import Form, read_form
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute, redirect
@@ -17,6 +18,7 @@ from services.api.console.signed_in import Session, Tenant
 from services.api.console.wording import N_, words_of
 from services.api.database import BILLING
 from services.api.paging import Paging
+from services.api.problems import MALFORMED, Problem
 from services.api.state import state_of
 from services.billing.notices.alerts import MEASURED, AlertRefused, choices, choose
 
@@ -47,6 +49,24 @@ HINTS: Final = {
 async def show_alerts(request: Request, session: Tenant, cursor: str | None = None) -> Response:
     """What was told, and what is to be told."""
     return await _shown(request, session, Form(), cursor=cursor)
+
+
+@router.post("/alerts/{alert_id}/read")
+async def mark_read(request: Request, session: Tenant, alert_id: UUID) -> Response:
+    """An alert was read."""
+    await mark_alert_read(request, session.principal, alert_id)
+    return redirect(request, PAGE)
+
+
+@router.post("/alerts/read")
+async def mark_all_read(request: Request, session: Tenant) -> Response:
+    """What was shown was read; what has come since was not."""
+    body = (await read_form(request)).read_into(ReadUntil)
+    if body is None:
+        raise Problem(MALFORMED, "this form does not say what was read: load the page again")
+    marked = (await mark_alerts_read(request, session.principal, body)).marked
+    flash(request, words_of(session.language)("Marked as read: {count}.", count=marked))
+    return redirect(request, PAGE)
 
 
 @router.post("/alerts/settings")
@@ -83,7 +103,7 @@ async def _shown(
                 form.values[f"at_{kind}"] = ", ".join(f"{each.normalize():f}" for each in chosen[kind].thresholds or ())
     return await page(
         request, session, "tenant/alerts.html", status=status, form=form, alerts=alerts.items, cursor=alerts.next_cursor, kinds=KINDS,
-        hints=HINTS,
+        hints=HINTS, some_unread=not all(alert.is_read for alert in alerts.items),
     )  # fmt: skip
 
 

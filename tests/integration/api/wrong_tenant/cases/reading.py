@@ -65,6 +65,8 @@ CASES = {
     "GET /api/v1/explain/{what}": refused(what="number"),
     "GET /api/v1/explained-events/{what}": refused(what="summary"),
     "GET /api/v1/alerts": of_the_victim(),
+    "PUT /api/v1/alerts/{alert_id}/read": refused(alert_id="alert"),
+    "POST /api/v1/alerts/read": own(json=lambda _stage: {"until": "2030-01-01T00:00:00Z"}),
     "GET /api/v1/models": own(),
     "GET /api/v1/prices": own(),
     "GET /api/v1/plans": own(),
