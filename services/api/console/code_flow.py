@@ -14,6 +14,7 @@ import structlog
 
 from services.api.auth.oidc.fetching import AWAY, Unanswered, discover, fetch_json
 from services.api.auth.oidc.keys import is_safe, tls_context
+from services.api.console.wording import N_
 from services.api.settings import Settings
 from shared.errors import ConfigurationError, ServiceUnavailable
 
@@ -65,7 +66,7 @@ class CodeFlow:
     async def finish(self, begun: Begun, code: str, state: str, redirect_uri: str) -> Got:
         """Exchange a code for tokens. Raises `Refused` and `ServiceUnavailable`."""
         if not hmac.compare_digest(begun.state.encode(), state.encode()) or not code:
-            raise Refused("the answer belongs to another attempt to sign in")
+            raise Refused(N_("the answer belongs to another attempt to sign in"))
         return await self._exchange(
             {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri, "code_verifier": begun.verifier}
         )  # fmt: skip
@@ -86,12 +87,12 @@ class CodeFlow:
             found = await fetch_json(self.tls, where, form={**fields, **who})
         except Unanswered as error:
             log.info("code_refused", why=str(error))
-            raise Refused("it refused the code") from error
+            raise Refused(N_("it refused the code")) from error
         except AWAY as error:
             raise self._away() from error
         access, refresh, seconds = found.get("access_token"), found.get("refresh_token"), found.get("expires_in", 300)
         if not isinstance(access, str) or not isinstance(seconds, int):
-            raise Refused("it gave no access token")
+            raise Refused(N_("it gave no access token"))
         return Got(access, refresh if isinstance(refresh, str) else "", seconds)
 
     async def _endpoint(self, name: str) -> str:

@@ -61,7 +61,12 @@ class Formats:
 
     def percent(self, share: float | None) -> str:
         """Return a share of one as per cent."""
-        return NONE if share is None else format_percent(share, "#,##0.#%", locale=self.locale)
+        if share is None:
+            return NONE
+        usual = (
+            Locale.parse(self.locale).percent_formats[None].pattern
+        )  # German and French have a space before the sign
+        return format_percent(share, usual.replace("##0", "##0.#"), locale=self.locale)
 
     def date(self, moment: datetime | None) -> str:
         """Return the day of a moment, in UTC."""

@@ -20,6 +20,7 @@ from services.api.console.formats import Formats, spelt
 from services.api.console.forms import Form
 from services.api.console.navigation import NavItem, shown_to
 from services.api.console.signed_in import Session, csrf_token
+from services.api.console.stacking import labelled
 from services.api.console.wording import NAMES, language_of, words_of
 from services.api.problems import Problem
 from services.api.state import state_of
@@ -113,6 +114,7 @@ def _environment(language: str) -> Environment:
     environment.globals.update({"_": words_of(language), "asset": asset, "url": _url})
     filters: dict[str, Callable[..., str]] = {**Formats(language).filters(), "spelt": spelt}
     environment.filters.update(filters)
+    environment.filters["labelled"] = labelled
     environment.filters["translated"] = lambda texts: [(key, words_of(language)(text)) for key, text in texts.items()]
     return environment
 

@@ -19,6 +19,7 @@ from services.api.console.forms import Form, read_form
 from services.api.console.page_route import HOME, SIGN_IN, PageRoute, redirect, safe_path
 from services.api.console.rendering import page
 from services.api.console.signed_in import Tenant, check_csrf, keep_token, keep_tokens
+from services.api.console.wording import N_, language_of, words_of
 from services.api.problems import FORBIDDEN, NOT_FOUND, Problem
 from services.api.state import state_of
 
@@ -47,7 +48,7 @@ async def sign_in(request: Request) -> Response:
     try:
         keep_tokens(request, await log_in(request, login))
     except LoginRefused:
-        form.problem = "The e-mail address or the password is wrong."
+        form.problem = N_("The e-mail address or the password is wrong.")
         return await _shown(request, form, status=401)
     except Problem as problem:
         form.problem = problem.detail
@@ -81,14 +82,15 @@ async def come_back_from_provider(
     form = Form.fresh(next=safe_path(begun.get("next", "")))
     try:
         if error or parts.code_flow is None or not begun:
-            raise Refused(error or "nothing was begun here")
+            raise Refused(error or N_("nothing was begun here"))
         found = await parts.code_flow.finish(
             Begun(begun["state"], begun["verifier"]), code, state, base_url(request) + CALLBACK
         )
         if await parts.tokens.recognise(found.access_token) is None:
-            raise Refused("its access token is not valid for this API")
+            raise Refused(N_("its access token is not valid for this API"))
     except Refused as refusal:
-        form.problem = f"The identity provider did not sign you in: {refusal}."
+        words = words_of(language_of(request))
+        form.problem = words("The identity provider did not sign you in: {why}.", why=words(str(refusal)))
         return await _shown(request, form, status=401)
     keep_token(request, found.access_token, found.expires_in, found.refresh_token)
     return _arrived(request, form.values["next"])
@@ -103,7 +105,7 @@ async def enter_by_link(request: Request, token: Annotated[str, Query(max_length
         keep_tokens(request, await refresh_session(request, Refreshing.model_validate({"refresh_token": token})))
     except SessionOver:
         form = Form.fresh(next=HOME)
-        form.problem = "This link was used already, or has expired."
+        form.problem = N_("This link was used already, or has expired.")
         return await _shown(request, form, status=401)
     return _arrived(request, HOME)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po
 
 from services.api.console.rendering import TITLES
 from services.api.console.wording import words_of
@@ -19,6 +22,13 @@ PACKAGES = (*OWN, DOCUMENTS)
 TEXT = r'"((?:[^"\\]|\\.)*)"'
 IN_TEMPLATES = re.compile(rf"""\b_\((?:{TEXT}|'([^']*)')""")
 IN_CODE = re.compile(rf"\b(?:N_|_|words|said)\(\s*{TEXT}")
+STATES = (
+    "draft", "sent", "partially paid", "paid", "overdue", "cancelled", "active", "trialing", "paused", "suspended", "expired",
+    "pending", "processing", "completed", "failed", "refunded",
+    "purchase", "usage", "debit", "refund", "bonus", "promotional", "adjustment", "admin adjustment", "allowance", "expiry", "reversal",
+    "owed settlement",
+)  # fmt: skip
+"""What badges show: states of invoices, subscriptions and payments, kinds of entries of the ledger."""
 OTHERS = [language for language in LANGUAGES if language != "en"]
 
 
@@ -31,6 +41,7 @@ def texts_of(root: Path) -> Iterator[str]:
     for path in sorted(root.rglob("*.py")):
         yield from IN_CODE.findall(path.read_text())
     yield from (f"of the {what}" for what in ("requests", "tokens"))
+    yield from STATES
     yield from (kind.title for kind in KINDS)
     yield from TITLES.values()
 
@@ -50,6 +61,21 @@ def test_a_text_without_a_translation_is_found(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text('<h1>{{ _("Nobody translated this") }}</h1>')
     (tmp_path / "page.py").write_text('NAV = NavItem("/", N_("Nor this"), "tenant")')
     assert {"Nobody translated this", "Nor this"} <= set(missing_in(tmp_path, "de"))
+
+
+def doubtful_in(catalogs: Iterable[Catalog]) -> list[str]:
+    """The texts whose translation is marked as a guess."""
+    return [str(message.id) for each in catalogs for message in each if message.id and message.fuzzy]
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_no_translation_is_a_guess(language: str) -> None:
+    assert doubtful_in(catalog(language, package) for package in PACKAGES) == []
+
+
+def test_a_guess_is_found() -> None:
+    guessed = read_po(BytesIO(b'#, fuzzy\nmsgid "Balance"\nmsgstr "Waage"\n'), locale="de")
+    assert doubtful_in([guessed]) == ["Balance"]
 
 
 @pytest.mark.parametrize("language", OTHERS)

@@ -16,10 +16,20 @@ document.addEventListener("click", (event) => {
   } else if (button.matches("[data-menu]")) {
     const open = document.body.classList.toggle("menu-open");
     button.setAttribute("aria-expanded", String(open));
+    if (open) document.querySelector("#nav a")?.focus();
   } else if (button.matches("[data-copy]")) {
     navigator.clipboard?.writeText(document.getElementById(button.dataset.copy).textContent.trim());
     button.textContent = button.dataset.done;
   }
+});
+
+// The menu of a phone closes as people expect it to, and the keyboard is where it was.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !document.body.classList.contains("menu-open")) return;
+  document.body.classList.remove("menu-open");
+  const button = document.querySelector("[data-menu]");
+  button.setAttribute("aria-expanded", "false");
+  button.focus();
 });
 
 // A choice that needs no button beside it.
@@ -43,8 +53,9 @@ addEventListener("pageshow", () => document.querySelectorAll("[data-sent]").forE
 ready(() => {
   const live = document.querySelector("[data-live]");
   if (!live) return;
-  const number = new Intl.NumberFormat(document.documentElement.lang);
-  const time = new Intl.DateTimeFormat(document.documentElement.lang, { timeStyle: "medium", timeZone: "UTC" });
+  const locale = document.documentElement.lang === "en" ? "en-GB" : document.documentElement.lang;
+  const number = new Intl.NumberFormat(locale);
+  const time = new Intl.DateTimeFormat(locale, { timeStyle: "medium", timeZone: "UTC" });
   const state = document.getElementById("live-state");
   const log = document.getElementById("live-log");
   const before = new Map();

@@ -89,7 +89,12 @@ async def pay_invoice(request: Request, session: Tenant, reference: Reference) -
     except NothingToCharge as refusal:
         flash(request, str(refusal), "bad")
     else:
-        flash(request, words("The payment has begun: it is {status}.", status=words(paid.status)))
+        if paid.status == "completed":
+            flash(request, words("Thank you: the invoice is paid."))
+        elif paid.status == "failed":
+            flash(request, words("The payment was declined. Nothing was charged."), "bad")
+        else:
+            flash(request, words("The payment has begun: it is {status}.", status=words(paid.status)))
     return redirect(request, f"{PAGE}/{quote(reference)}")
 
 

@@ -23,6 +23,7 @@ from services.api.api_keys.routes import (
 from services.api.console.forms import Form, read_form
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute, redirect
+from services.api.console.pages.tenant.overview import name_of
 from services.api.console.rendering import confirm, flash, page
 from services.api.console.signed_in import Session, Tenant
 from services.api.console.wording import N_, words_of
@@ -106,7 +107,7 @@ async def _shown(
     quotas = await read_quotas(request=request, principal=who, user=who.user_id)
     return await page(
         request, session, "tenant/keys.html", status=status, form=form, keys=keys.items, cursor=keys.next_cursor,
-        subscriptions=[(str(each.subscription_id), str(each.subscription_id)[:8]) for each in quotas.items],
+        subscriptions=[(str(each.subscription_id), name_of(each)) for each in quotas.items],
     )  # fmt: skip
 
 

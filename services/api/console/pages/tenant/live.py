@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute
+from services.api.console.pages.tenant.overview import name_of
 from services.api.console.rendering import page
 from services.api.console.signed_in import Tenant
 from services.api.console.wording import N_
@@ -24,7 +25,7 @@ async def show_live(request: Request, session: Tenant) -> Response:
     """What is used at this moment."""
     who = session.principal
     quotas = await read_quotas(request=request, principal=who, user=who.user_id)
-    return await page(request, session, "tenant/live.html", quotas=quotas.items)
+    return await page(request, session, "tenant/live.html", quotas=[(name_of(each), each) for each in quotas.items])
 
 
 @router.get("/live/stream")

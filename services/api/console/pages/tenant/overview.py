@@ -14,6 +14,7 @@ from services.api.auth.principal import Principal
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute
 from services.api.console.rendering import page
+from services.api.console.series import chart_of
 from services.api.console.signed_in import Tenant
 from services.api.console.wording import N_
 from services.api.credits.reading import read_balance
@@ -30,6 +31,8 @@ from shared.period import day_start, month_start
 router = APIRouter(route_class=PageRoute)
 NAV: Final = NavItem("/console/", N_("Overview"), "tenant", 10)
 DAYS: Final = 30
+PRESSING: Final = ("payment_failed", "payment_disputed", "invoice_overdue", "credits_exhausted", "webhook_disabled")
+"""Alerts that somebody has to do something about; the others are good to know."""
 
 
 @router.get("/")
@@ -38,8 +41,8 @@ async def show_overview(request: Request, session: Tenant) -> Response:
     who, now = session.principal, state_of(request).clock.now()
     since = day_start(now) - timedelta(days=DAYS - 1)
     answer = await read_usage_series(
-        request=request, principal=who, user=who.user_id, step="day", start=since, end=now, time_zone="UTC"
-    )
+        request=request, principal=who, user=who.user_id, step="day", start=min(since, month_start(now)), end=now, time_zone="UTC"
+    )  # fmt: skip
     series = Series.model_validate_json(bytes(answer.body))
     quotas = await read_quotas(request=request, principal=who, user=who.user_id)
     alerts = await list_alerts(request=request, principal=who, user=who.user_id, paging=Paging(5), unread=True)
@@ -47,14 +50,14 @@ async def show_overview(request: Request, session: Tenant) -> Response:
         request,
         session,
         "tenant/overview.html",
-        points=series.points,
+        chart=chart_of(series.points, "day", since, now),
         today=_sum([point for point in series.points if point.start >= day_start(now)]),
         month=_sum([point for point in series.points if point.start >= month_start(now)]),
         balance=await read_balance(request, who, who.user_id),
         cost=await current_cost(request, who),
         quotas=quotas.items,
         rings=[ring for quota in quotas.items for ring in rings_of(quota)][:8],
-        alerts=alerts.items,
+        alerts=[(alert, alert.type in PRESSING) for alert in alerts.items],
     )
 
 
@@ -66,10 +69,19 @@ async def current_cost(request: Request, who: Principal) -> Current | None:
         return None
 
 
-def rings_of(quota: Quota) -> list[tuple[str, float, int, int]]:
-    """Return each limit of a subscription: what it limits, the share of it that is used, how much that is, and the limit."""
+def name_of(quota: Quota) -> str:
+    """Return what tells a subscription from others of its customer: its plan or model, and the beginning of its id."""
+    return " · ".join(each for each in (quota.plan_id or quota.model_id, str(quota.subscription_id)[:8]) if each)
+
+
+def rings_of(quota: Quota) -> list[tuple[str, str, float, int, int]]:
+    """Return each limit of a subscription: whose, what it limits, the share of it that is used, how much that is, and the limit."""
     limits = (("requests", quota.requests), ("tokens", quota.tokens))
-    return [(what, limit.used / limit.quota, limit.used, limit.quota) for what, limit in limits if limit.quota]
+    return [
+        (name_of(quota), what, limit.used / limit.quota, limit.used, limit.quota)
+        for what, limit in limits
+        if limit.quota
+    ]
 
 
 def _sum(points: list[Point]) -> dict[str, int | Decimal]:

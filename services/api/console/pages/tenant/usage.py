@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -17,8 +16,9 @@ from services.api.console.forms import Form
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute
 from services.api.console.rendering import page
+from services.api.console.series import Step, chart_of
 from services.api.console.signed_in import Session, Tenant
-from services.api.console.wording import N_
+from services.api.console.wording import N_, words_of
 from services.api.paging import Paging
 from services.api.state import state_of
 from services.api.usage.answers import Analytics, Point, Series
@@ -30,6 +30,7 @@ NAV: Final = NavItem("/console/usage", N_("Usage"), "tenant", 20)
 
 Group = Literal["model", "key", "feature", "power_level", "app", "provider"]
 Span = Literal["day", "week", "month", "quarter"]
+Measure = Literal["requests", "tokens", "errors"]
 GROUPS: Final[dict[Group, str]] = {
     "model": N_("Model"),
     "key": N_("API key"),
@@ -38,43 +39,55 @@ GROUPS: Final[dict[Group, str]] = {
     "app": N_("App"),
     "provider": N_("Provider"),
 }
-SPANS: Final[dict[Span, tuple[str, int, Literal["hour", "day"]]]] = {
+SPANS: Final[dict[Span, tuple[str, int, Step]]] = {
     "day": (N_("Today"), 1, "hour"),
     "week": (N_("7 days"), 7, "day"),
     "month": (N_("30 days"), 30, "day"),
     "quarter": (N_("90 days"), 90, "day"),
 }
 """What a range is called, its days, and what each point of its series sums."""
-SHOWN: Final = 6
-"""Groups that the chart tells apart; the others are one."""
+MEASURES: Final[dict[Measure, tuple[str, Callable[[Point], int]]]] = {
+    "requests": (N_("Requests"), lambda point: point.request_count),
+    "tokens": (N_("Tokens"), lambda point: point.total_tokens),
+    "errors": (N_("Errors"), lambda point: point.error_count),
+}
+"""What the series shows."""
 
 GroupBy = Annotated[Group, Query()]
 Range = Annotated[Span, Query(alias="range")]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Requests by time and group: the names of the groups, and for each time its values."""
-
-    names: Sequence[str | None]
-    rows: Sequence[tuple[datetime, Sequence[int]]]
+Measured = Annotated[Measure, Query(alias="of")]
 
 
 @router.get("/usage")
-async def show_usage(request: Request, session: Tenant, group_by: GroupBy = "model", span: Range = "month") -> Response:
+async def show_usage(
+    request: Request,
+    session: Tenant,
+    group_by: GroupBy = "model",
+    span: Range = "month",
+    measure: Measured = "requests",
+) -> Response:
     """Usage of a range by what it was for."""
     series, analytics = await _read(request, session, group_by, span)
+    now, (label, value), step = state_of(request).clock.now(), MEASURES[measure], SPANS[span][2]
+    start = _start(span, now)
     names = await _names(request, session) if group_by == "key" else {}
+    words, chart = words_of(session.language), chart_of(series.points, step, start, now, value)
+    rest = words("others") if chart.has_others else words("not said")
+    labels = [names.get(name, name) if name else rest for name in chart.names]
     return await page(
         request,
         session,
         "tenant/usage.html",
-        form=Form({"group_by": group_by, "range": span}),
+        form=Form({"group_by": group_by, "range": span, "of": measure}),
         group=GROUPS[group_by],
         groups=GROUPS,
         spans={name: said for name, (said, _, _) in SPANS.items()},
-        chart=chart_of(series.points),
-        step=SPANS[span][2],
+        measure=label,
+        measures={name: said for name, (said, _) in MEASURES.items()},
+        chart=chart,
+        until=start + timedelta(days=SPANS[span][1]),
+        labels=labels,
+        columns=[words("Time"), *((label, "num") for label in labels)],
         items=sorted(analytics.items, key=lambda item: -item.request_count),
         totals=analytics.totals,
         names=names,
@@ -103,26 +116,15 @@ async def download_usage(
     )
 
 
-def chart_of(points: Sequence[Point]) -> Chart:
-    """Return requests by time, for the groups with most of them; the rest of the groups is one, without a name."""
-    totals: dict[str | None, int] = {}
-    for point in points:
-        totals[point.group] = totals.get(point.group, 0) + point.request_count
-    biggest = sorted(totals, key=lambda name: -totals[name])[:SHOWN]
-    names: list[str | None] = [*biggest, *([None] if len(totals) > len(biggest) and None not in biggest else [])]
-    rows: dict[datetime, list[int]] = {}
-    for point in points:
-        values = rows.setdefault(point.start, [0] * len(names))
-        values[names.index(point.group if point.group in names else None)] += point.request_count
-    return Chart(names, sorted(rows.items()))
-
-
 async def _read(request: Request, session: Session, group_by: Group, span: Span) -> tuple[Series, Analytics]:
     who, now, (_, days, step) = session.principal, state_of(request).clock.now(), SPANS[span]
     common: Any = {"request": request, "principal": who, "user": who.user_id, "group_by": group_by, "time_zone": "UTC"}
-    start = day_start(now) - timedelta(days=days - 1)
-    answer = await read_usage_series(**common, step=step, start=start, end=now)
+    answer = await read_usage_series(**common, step=step, start=_start(span, now), end=now)
     return Series.model_validate_json(bytes(answer.body)), await read_analytics(**common, days=days)
+
+
+def _start(span: Span, now: datetime) -> datetime:
+    return day_start(now) - timedelta(days=SPANS[span][1] - 1)
 
 
 async def _names(request: Request, session: Session) -> dict[str, str]:
