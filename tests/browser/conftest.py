@@ -32,6 +32,8 @@ from services.accounts.provider_keys.keyring import new_secret
 from services.accounts.users.desk import Wish, add_user
 from shared.clock import SystemClock
 from shared.kafka import create_topics
+from tests.integration.api.issuer import AUDIENCE
+from tests.integration.console.provider import CLIENT, Provider, running_provider
 from tests.integration.schema_facts import make_subscription
 
 PASSWORD: Final = "a long sentence that nobody guesses"
@@ -39,6 +41,16 @@ SHOTS: Final = Path("build/console")
 """Screenshots, for people to look at."""
 AXE: Final = Path(__file__).parent / "vendor" / "axe.min.js"
 READY_SECONDS: Final = 60
+MOST_SHIFT: Final = 0.01
+"""Most cumulative layout shift of a page; browsers call up to 0.1 good."""
+_SHIFTS: Final = """() => new Promise((told) => {
+  const found = [];
+  const note = (entries) => entries.forEach((each) => each.hadRecentInput || found.push(
+    [each.value, each.sources.map((source) => source.node?.outerHTML?.slice(0, 80) ?? String(source.node?.nodeName))]));
+  const observer = new PerformanceObserver((list) => note(list.getEntries()));
+  observer.observe({ type: "layout-shift", buffered: true });
+  requestAnimationFrame(() => setTimeout(() => { note(observer.takeRecords()); told(found); }));
+})"""
 
 
 def now_in_thread(work: Awaitable[Any]) -> Any:
@@ -57,6 +69,7 @@ class Site:
 
     url: str
     database: str
+    provider: Provider
 
     def ask(self, query: str, *arguments: Any) -> Any:
         """Return a value from the database."""
@@ -87,7 +100,10 @@ class Person:
 
 @pytest.fixture(scope="session")
 def site(postgres: str, kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """API with console, ingest, aggregator and billing, on free ports, with a database and topics of their own."""
+    """API with console, ingest, aggregator and billing, on free ports, with a database and topics of their own.
+
+    The API is the client of an identity provider, and a bank in memory takes its payments.
+    """
     chosen = {name: ports.choose() for name in ("api", "ingest", "aggregator", "billing", "pages")}
     database = now_in_thread(_database(postgres))
     prefix = f"test-{uuid.uuid4().hex[:12]}."
@@ -99,17 +115,25 @@ def site(postgres: str, kafka_bootstrap: str, tmp_path_factory: pytest.TempPathF
         "TALLYSTICK_API_REFUSALS_PER_MINUTE": "0",
     }  # fmt: skip
     logs = tmp_path_factory.mktemp("logs")
+    url = f"http://127.0.0.1:{chosen['pages']}"
     with contextlib.ExitStack() as until_the_end:
+        provider = until_the_end.enter_context(
+            running_provider(SystemClock(), f"{url}/console/sign-in/callback", asks=True)
+        )
+        own = {"api": {
+            "TALLYSTICK_OIDC_ISSUER": provider.url, "TALLYSTICK_OIDC_AUDIENCE": AUDIENCE, "TALLYSTICK_OIDC_CLIENT_ID": CLIENT,
+            "TALLYSTICK_OIDC_CREATE_USERS": "true", "TALLYSTICK_PAYMENT_PROVIDER": "stripe",
+        }}  # fmt: skip
         for name in ("ingest", "aggregator", "billing", "api"):
             log = until_the_end.enter_context((logs / f"{name}.log").open("wb"))
             process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{name}"],
-                env={**environ, "TALLYSTICK_HTTP_PORT": str(chosen[name])}, stdout=log, stderr=log,
+                [sys.executable, "-m", "tests.browser.api" if name == "api" else f"services.{name}"],
+                env={**environ, **own.get(name, {}), "TALLYSTICK_HTTP_PORT": str(chosen[name])}, stdout=log, stderr=log,
             )  # fmt: skip
             until_the_end.callback(_end, process)
         for name in ("ingest", "aggregator", "billing", "api"):
             _until_ready(f"http://127.0.0.1:{chosen[name]}/readyz", logs / f"{name}.log")
-        yield Site(f"http://127.0.0.1:{chosen['pages']}", database)
+        yield Site(url, database, provider)
 
 
 @pytest.fixture(scope="session")
@@ -190,12 +214,19 @@ def type_password(page: Page, person: Person) -> None:
 def settled(page: Page, name: str) -> None:
     """Keep a screenshot, and see that axe finds nothing serious, no text is cut off at the side, and nothing jumped."""
     page.wait_for_load_state("load")
+    shifts = shifts_of(page)
+    assert sum(value for value, _ in shifts) <= MOST_SHIFT, f"{name}: {shifts}"
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
     assert serious(page) == [], name
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
         f"{name}: too wide"
     )
+
+
+def shifts_of(page: Page) -> list[tuple[float, list[str]]]:
+    """Return what moved on a page by itself since it was loaded: how much, and what."""
+    return [(value, moved) for value, moved in page.evaluate(_SHIFTS)]
 
 
 def serious(page: Page) -> list[str]:

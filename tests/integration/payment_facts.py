@@ -129,6 +129,21 @@ class FakeBank:
         return sum((amount for amount in came if amount), Decimal(0))
 
 
+class VerifyingBank(FakeBank):
+    """A bank in memory, whose webhooks Stripe's own library verifies by a secret."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__()
+        self._secret = secret
+
+    def parse_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
+        from services.billing.payments.stripe_provider import StripeProvider  # noqa: PLC0415
+
+        return StripeProvider("sk_test_none", [self._secret], api_base="http://127.0.0.1:9").parse_webhook(
+            headers, body
+        )
+
+
 @dataclass(slots=True)
 class Till:
     """Payments at work on one database with the rights of billing's role; time stands where it is put, the bank is in memory."""

@@ -47,6 +47,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_pictures_are_small_and_shown() -> None:
+    shown = "".join(text_of(page) for page in PAGES)
+    for picture in (DOCS / "pictures").iterdir():
+        assert picture.stat().st_size <= 150 * 1024, f"{picture.name} is too large"
+        assert f"pictures/{picture.name})" in shown, f"{picture.name} is on no page"
+
+
 @of_each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code_blocks(text_of(page))):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -12,14 +11,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.billing.payments.provider import ProviderEvent
 from services.billing.payments.providers import Providers
 from services.billing.payments.settings import PaymentSettings
-from services.billing.payments.stripe_provider import StripeProvider
 from shared.ids import uuid7
 from shared.postgres import Pool
 from tests.integration.api.facts import Customer, Facts
-from tests.integration.payment_facts import FakeBank, event, session_object, signed
+from tests.integration.payment_facts import FakeBank, VerifyingBank, event, session_object, signed
 
 SECRET = "whsec_of_this_test"
 PREFIX = "urn:tallystick:problem:"
@@ -41,17 +38,10 @@ async def balance(pool: Pool, user: UUID) -> Decimal:
     return Decimal(await pool.fetchval("SELECT get_user_balance($1)", user))
 
 
-class VerifyingBank(FakeBank):
-    """A bank in memory, whose webhooks Stripe's own library verifies."""
-
-    def parse_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
-        return StripeProvider("sk_test_none", [SECRET], api_base="http://127.0.0.1:9").parse_webhook(headers, body)
-
-
 @pytest.fixture
 def stripe(app: FastAPI) -> FakeBank:
     """Stripe takes new payments."""
-    bank = VerifyingBank()
+    bank = VerifyingBank(SECRET)
     providers = Providers(PaymentSettings(payment_provider="stripe"))
     providers.use(bank)
     app.state.tallystick.capabilities.providers = providers

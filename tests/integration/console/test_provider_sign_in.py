@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -21,89 +15,19 @@ from services.api.settings import Settings
 from shared.clock import FixedClock
 from shared.postgres import create_pool
 from tests.integration.api.conftest import WITHOUT_RATE_LIMITS, clock
-from tests.integration.api.issuer import AUDIENCE, Issuer, public_jwk
+from tests.integration.api.issuer import AUDIENCE
+from tests.integration.console.provider import CLIENT, Provider, running_provider
 
 __all__ = ["clock"]
 
-CLIENT, CALLBACK = "console", "http://tallystick.test/console/sign-in/callback"
-
-
-@dataclass
-class Provider:
-    """What it was asked, and what its tokens say beside who it is."""
-
-    clock: FixedClock
-    url: str = ""
-    challenges: dict[str, str] = field(default_factory=dict)
-    claims: dict[str, Any] = field(default_factory=dict)
-
-    def authorize(self, query: dict[str, str]) -> str:
-        """Return where the browser is sent: the person is known, and agrees."""
-        assert query["client_id"] == CLIENT
-        assert query["redirect_uri"] == CALLBACK
-        assert query["code_challenge_method"] == "S256"
-        code = f"code-{len(self.challenges)}"
-        self.challenges[code] = query["code_challenge"]
-        return f"{CALLBACK}?{urlencode({'code': code, 'state': query['state']})}"
-
-    def token(self, form: dict[str, str]) -> dict[str, Any] | None:
-        """Return tokens for a code, once, and only to who began; or for the refresh token."""
-        if form["grant_type"] == "authorization_code":
-            digest = hashlib.sha256(form["code_verifier"].encode()).digest()
-            challenge = self.challenges.pop(form["code"], None)
-            if challenge != base64.urlsafe_b64encode(digest).decode().rstrip("="):
-                return None
-        elif form["refresh_token"] != "refresh-me":
-            return None
-        issued = Issuer(self.url).token(
-            self.clock.now(), email="grace@example.com", preferred_username="grace", **self.claims
-        )
-        return {"access_token": issued, "refresh_token": "refresh-me", "expires_in": 300, "token_type": "Bearer"}
+CALLBACK = "http://tallystick.test/console/sign-in/callback"
 
 
 @pytest.fixture
 def provider(clock: FixedClock) -> Iterator[Provider]:
     """Run one."""
-    found = Provider(clock)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?")
-            if path == "/authorize":
-                where = found.authorize({name: values[0] for name, values in parse_qs(query).items()})
-                self.send_response(302)
-                self.send_header("Location", where)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-            elif path == "/keys":
-                self._say({"keys": [public_jwk("first")]})
-            else:
-                self._say({
-                    "issuer": found.url, "jwks_uri": f"{found.url}/keys", "token_endpoint": f"{found.url}/token",
-                    "authorization_endpoint": f"{found.url}/authorize",
-                })  # fmt: skip
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            self._say(found.token({name: values[0] for name, values in parse_qs(body).items()}))
-
-        def _say(self, said: Any) -> None:
-            content = json.dumps(said or {"error": "invalid_grant"}).encode()
-            self.send_response(200 if said else 400)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield found
-    server.shutdown()
-    server.server_close()
+    with running_provider(clock, CALLBACK) as found:
+        yield found
 
 
 @pytest_asyncio.fixture
