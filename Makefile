@@ -22,6 +22,7 @@
 #   make audit   known vulnerabilities of what the image installs (asks pypi.org)
 #   make docs    the reference pages that are written from the code
 #   make pictures  the pictures of docs/pictures, from a demo
+#   make console-pictures  those of the console, from a demo (needs chromium)
 #   make docs-site  the documentation as a site, in build/site
 #   make up      leave a Kafka and a Postgres running for you to use; make down stops them
 #   make clean   remove everything that make, the demo and the tests have put here
@@ -31,7 +32,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-console test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures up down clean
+.PHONY: demo test test-console test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures console-pictures up down clean
 
 # To look at afterwards, there is the console; not where nobody looks.
 demo: $(VENV)/.installed-local
@@ -145,6 +146,10 @@ check: $(VENV)/.installed-lint
 
 pictures: $(VENV)/.installed-local
 	@$(VENV)/bin/python -m docs.pictures
+
+console-pictures: $(VENV)/.installed-local
+	@$(PIP) install 'playwright>=1.60,<2'
+	@$(VENV)/bin/python -m docs.console_pictures
 
 docs-site: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
