@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
+from math import inf
 from operator import attrgetter
 from time import perf_counter
 from typing import Any
@@ -30,6 +32,7 @@ from shared.advice import Advice
 from shared.backoff import backoff
 from shared.errors import BrokenInvariant
 from shared.fetching import watch_fetches
+from shared.gathering import Gathered
 from shared.lag import Lag
 from shared.membership import Membership
 from shared.metrics import ConsumerMetrics
@@ -60,6 +63,9 @@ class _Partition:
     applied_ms: int | None = None
     """Time of the last record that was applied, in milliseconds since 1970."""
     busy: bool = False
+    began: float = -inf
+    """When its last slice began, by the event loop's clock, in seconds."""
+    gathered: Gathered | None = None
     syncing: asyncio.Task[None] | None = None
     slice: asyncio.Task[None] | None = None
     """What is, or was last, at work on its records."""
@@ -75,6 +81,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     metrics: ConsumerMetrics
     lanes: int = 2
     membership: Membership | None = None
+    gather_seconds: float = 0.0
+    """So long after a partition's last slice began, its next one does: what comes meanwhile is applied together. See shared/gathering.py."""
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _joined: bool = False
     _subscriber: Any = None
@@ -105,6 +113,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             state = self._partitions.pop(tp, None)
             if state and state.syncing:
                 state.syncing.cancel()
+            if state and state.gathered:
+                state.gathered.drop()
         self._joined = bool(self._partitions)
         self._count()
 
@@ -195,7 +205,25 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         states = {tp: (state, state.seeks) for tp, _ in by_partition if (state := self._partitions.get(tp))}
         for tp, mine in by_partition:
             if tp in states:
-                await self._begin(tp, *states[tp], mine)
+                await self._take(tp, *states[tp], mine)
+
+    async def _take(
+        self, tp: TopicPartition, state: _Partition, seeks: int, records: list[ConsumerRecord[bytes, bytes]]
+    ) -> None:
+        """Start on records, or let them wait with others for the partition's next slice."""
+        waits = state.began + self.gather_seconds - asyncio.get_running_loop().time()
+        if state.gathered is None and waits <= 0:
+            await self._begin(tp, state, seeks, records)
+            return
+        if state.gathered is None or state.gathered.seeks != seeks:
+            if state.gathered is not None:  # they come again among these
+                state.gathered.drop()
+            state.gathered = Gathered(seeks)
+            state.gathered.begin(max(0.0, waits), partial(self._begin_gathered, tp, state))
+        await state.gathered.add(records)
+
+    async def _begin_gathered(self, tp: TopicPartition, state: _Partition, gathered: Gathered) -> None:
+        await self._begin(tp, state, gathered.seeks, gathered.records)
 
     async def _begin(
         self, tp: TopicPartition, state: _Partition, seeks: int, records: list[ConsumerRecord[bytes, bytes]]
@@ -204,11 +232,14 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         if state.slice is not None:
             await asyncio.wait([state.slice])
         await self._free_lanes.acquire()
+        if state.gathered is not None and state.gathered.records is records:
+            state.gathered = None
         # A rebalance or a seek while these records waited for their lane makes them stale: they would pass for
         # what follows a gap, since we sought to the position meanwhile. They come again.
         if self._closing or state.seeks != seeks or self._partitions.get(tp) is not state:
             self._free_lanes.release()
             return
+        state.began = asyncio.get_running_loop().time()
         state.slice = asyncio.create_task(
             self._consume_partition(tp, state, records), name=f"{tp.topic}[{tp.partition}]"
         )
@@ -222,6 +253,9 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
 
     async def settle(self) -> None:
         """Wait until everything that was handed over is committed, or has failed and comes again."""
+        while waiting := [state.gathered for state in self._partitions.values() if state.gathered]:
+            for gathered in waiting:
+                await gathered.started()
         while self._slices:
             await asyncio.wait(self._slices)
 
@@ -337,6 +371,10 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     async def close(self) -> None:
         """Let what is in flight commit, give Kafka our last positions and end what runs in the background."""
         self._closing = True
+        for state in self._partitions.values():
+            if state.gathered:
+                state.gathered.drop()
+                state.gathered = None
         await self.settle()
         for state in self._partitions.values():
             if state.syncing:

@@ -44,6 +44,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
         apply=ApplyRecorded(settings.kafka_cluster, clock, counters, statuses.wake),
         metrics=ConsumerMetrics(USAGE_RECORDED),
         lanes=settings.aggregator_lanes,
+        gather_seconds=settings.aggregator_gather_seconds,
     )
     subscribe(
         broker, consumer, Subscription(USAGE_RECORDED, GROUP, settings.instance, settings.aggregator_batch_messages)

@@ -15,7 +15,13 @@ class Settings(PipelineSettings):
     """What an aggregator worker can be told."""
 
     aggregator_batch_messages: int = Field(
-        100, ge=1, le=10_000, description="Most usage.recorded messages that one fetch hands to the worker."
+        1_000, ge=1, le=10_000, description="Most usage.recorded messages that one fetch hands to the worker."
+    )
+    aggregator_gather_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="Least seconds between transactions of one partition: messages that come meanwhile are applied together.",
     )
     aggregator_lanes: int = Field(
         2, ge=1, le=16, description="Partitions that are folded and stored at once, each on a connection of its own."

@@ -45,6 +45,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
         apply=RateRecorded(settings.kafka_cluster, clock, prices, settling),
         metrics=ConsumerMetrics(USAGE_RECORDED),
         lanes=settings.billing_lanes,
+        gather_seconds=settings.billing_gather_seconds,
     )
     subscribe(broker, consumer, Subscription(USAGE_RECORDED, GROUP, settings.instance, settings.billing_batch_messages))
     return Worker(

@@ -15,7 +15,13 @@ class Settings(NoticeSettings, PaymentSettings, PipelineSettings):
     """What a billing worker can be told."""
 
     billing_batch_messages: int = Field(
-        100, ge=1, le=10_000, description="Most usage.recorded messages that one fetch hands to the worker."
+        1_000, ge=1, le=10_000, description="Most usage.recorded messages that one fetch hands to the worker."
+    )
+    billing_gather_seconds: float = Field(
+        1.5,
+        ge=0,
+        le=10,
+        description="Least seconds between transactions of one partition: messages that come meanwhile are applied together.",
     )
     billing_lanes: int = Field(
         2, ge=1, le=16, description="Partitions that are rated and stored at once, each on a connection of its own."

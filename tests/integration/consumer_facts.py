@@ -120,7 +120,9 @@ class Storing:
         return after
 
 
-def consumer_of(pool: Pool, broker: FakeBroker, apply: Storing, *, lanes: int = 2) -> ExactlyOnceConsumer:
+def consumer_of(
+    pool: Pool, broker: FakeBroker, apply: Storing, *, lanes: int = 2, gather_seconds: float = 0.0
+) -> ExactlyOnceConsumer:
     """Return a consumer that was given its subscriber."""
     consumer = ExactlyOnceConsumer(
         pool=pool,
@@ -128,6 +130,7 @@ def consumer_of(pool: Pool, broker: FakeBroker, apply: Storing, *, lanes: int = 
         apply=apply,
         metrics=ConsumerMetrics(TOPIC),
         lanes=lanes,
+        gather_seconds=gather_seconds,
     )
     consumer.bind(broker)
     return consumer
@@ -157,7 +160,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 async def end_all() -> None:
     """Cancel what consumers of a test left running."""
     for task in asyncio.all_tasks():
-        if task.get_name().startswith(("sync ", "advise")):
+        if task.get_name().startswith(("sync ", "advise", "gathering")):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

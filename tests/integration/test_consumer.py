@@ -15,6 +15,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from prometheus_client import REGISTRY
 
+import shared.gathering
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import BrokenInvariant
 from shared.kafka import Subscription
@@ -445,6 +446,71 @@ async def test_two_workers_that_start_a_partition_at_once_agree_on_its_start(poo
 
     assert [broker.asked[1] for broker in brokers] == ["seek 0 to 4", "seek 0 to 4"]
     assert await positions(pool) == {0: (4, 0, 0)}
+
+
+# --- gathering --------------------------------------------------------------------------------------------------------
+
+LONG = 60.0
+"""Seconds that no test waits for."""
+
+
+async def test_records_that_come_soon_after_a_slice_began_are_applied_together(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply, gather_seconds=0.2)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records([0]))
+    await asyncio.wait_for(apply.applying.wait(), 5)  # the first one waits for nothing
+    for offset in (1, 2, 3):
+        await consumer.consume(records([offset]))
+    await consumer.settle()
+
+    assert [[r.offset for r in one.records] for one in apply.slices] == [[0], [1, 2, 3]]
+    assert await seen(pool) == [(0, offset) for offset in range(4)]
+
+
+async def test_what_has_gathered_is_started_on_once_it_is_much(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared.gathering, "GATHERED_BYTES", 3)
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    await assign(consumer, broker, ZERO)
+    for first in (0, 1, 3):
+        await asyncio.wait_for(consumer.consume(records(range(first, 2 * first + 1 if first else 1))), 5)
+    async with asyncio.timeout(5):
+        await consumer.settle()
+
+    assert [[r.offset for r in one.records] for one in apply.slices] == [[0], [1, 2, 3, 4, 5, 6]]
+
+
+async def test_what_has_gathered_before_a_seek_is_dropped_and_comes_again(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.gathering, "GATHERED_BYTES", 3)
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    await assign(consumer, broker, ZERO)
+    await consumer.consume(records([0]))
+    await consumer.settle()
+    await consumer.consume(records([1, 2]))
+    consumer._fetch_failed(KafkaError("a fetch failed"))
+    await settled()
+    await consumer.consume(records([1, 2, 3]))
+    async with asyncio.timeout(5):
+        await consumer.settle()
+
+    assert [[r.offset for r in one.records] for one in apply.slices] == [[0], [1, 2, 3]]
+
+
+async def test_what_has_gathered_is_left_to_the_successor_by_a_worker_that_stops(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    await assign(consumer, broker, ZERO, ONE)
+    await consumer.consume([*records([0]), *records([0], partition=1)])
+    await consumer.consume([*records([1]), *records([1], partition=1)])
+    await consumer.on_partitions_revoked([ONE])
+    async with asyncio.timeout(5):
+        await consumer.close()
+
+    assert await seen(pool) == [(0, 0), (1, 0)]
 
 
 # --- what it tells others ---------------------------------------------------------------------------------------------
