@@ -58,9 +58,10 @@ ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO
     updated_at = now();
 
 -- name: count_usage
--- Adds usage of the current quota period to the counters of locked subscriptions; the trigger decides who is suspended.
+-- Adds usage of the current quota period to the counters of locked subscriptions; the trigger decides who is suspended. updated_at is
+-- set here, so that no trigger has to be called for it.
 UPDATE subscriptions s
-SET used_requests = s.used_requests + u.requests, used_tokens = s.used_tokens + u.tokens
+SET used_requests = s.used_requests + u.requests, used_tokens = s.used_tokens + u.tokens, updated_at = now()
 FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS u (id, requests, tokens)
 WHERE s.id = u.id
 RETURNING s.id, s.status::text, s.suspended_reasons, s.quota_requests, s.quota_tokens, s.used_requests, s.used_tokens,
