@@ -66,17 +66,19 @@ test-containers: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/compose
 
 # What the image installs, pinned with hashes. Run it when the dependencies in pyproject.toml change.
+LOCKING = $(VENV)/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --no-header
 lock: $(VENV)/.installed-lint
-	@printf 'hatchling>=1.27\n' | $(VENV)/bin/uv pip compile pyproject.toml - --extra documents --extra archive --extra stripe --extra tracing \
-	  --universal --generate-hashes --no-emit-index-url --python-version 3.11 --quiet --no-header --output-file deploy/requirements.lock
+	@printf 'hatchling>=1.27\n' | $(LOCKING) pyproject.toml - --extra documents --extra archive --extra stripe --extra tracing \
+	  --output-file deploy/requirements.lock
+	@$(LOCKING) --group postgres-client --constraint deploy/requirements.lock --output-file deploy/postgres-client.lock
 	@$(MAKE) --silent .venv-locked/.installed
 	@.venv-locked/bin/python docs/licences.py
 
 # Exactly what the image installs, for questions about that.
-.venv-locked/.installed: deploy/requirements.lock
+.venv-locked/.installed: deploy/requirements.lock deploy/postgres-client.lock
 	@echo "installing what the image installs (about 350 MB)"
 	@$(PYTHON) -m venv --clear .venv-locked
-	@.venv-locked/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r deploy/requirements.lock
+	@.venv-locked/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r deploy/requirements.lock -r deploy/postgres-client.lock
 	@touch $@
 
 # The same bytes on every machine: the times in them are that of the last commit.
@@ -93,7 +95,7 @@ sbom: $(VENV)/.installed-release .venv-locked/.installed
 
 # Strict: a package that cannot be asked about, as without a network, is a failure.
 audit: $(VENV)/.installed-release
-	@$(VENV)/bin/pip-audit --strict --requirement deploy/requirements.lock --require-hashes --disable-pip
+	@$(VENV)/bin/pip-audit --strict --requirement deploy/requirements.lock --requirement deploy/postgres-client.lock --require-hashes --disable-pip
 
 # Needs promtool, which Debian's package prometheus has.
 test-rules:

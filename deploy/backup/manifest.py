@@ -52,6 +52,10 @@ class Manifest:
     def server_major(self) -> int:
         return int(self.server_version.partition(".")[0])
 
+    @property
+    def dumped_with_major(self) -> int:
+        return int(self.dumped_with.partition(".")[0])
+
     def encode(self) -> str:
         """Return the manifest's text. Its last field is the SHA-256 of the rest, so that a damaged manifest is noticed as well."""
         content = {"format": FORMAT, **asdict(self), "taken_at": self.taken_at.isoformat()}

@@ -29,15 +29,14 @@ Hear = Callable[[str], None]
 def find(program: str, *, at_least: int, environ: Mapping[str, str]) -> Path:
     """Return a `pg_dump` or `pg_restore` whose major version is `at_least`: an older one refuses the server.
 
-    Looks in TALLYSTICK_POSTGRES_BIN, in PATH, where Debian has several versions, and in the wheel of the local stack. Raises `BackupError`.
+    That in TALLYSTICK_POSTGRES_BIN, if it fits; else the one of the lowest version, as a newer one than needed writes what an older server
+    does not understand: in PATH, where Debian has several versions, or in the wheel of the local stack. Raises `BackupError`.
     """
-    seen: list[str] = []
-    for candidate in _candidates(program, environ):
-        major = int(version(candidate).partition(".")[0])
-        if major >= at_least:
-            return candidate
-        seen.append(f"{candidate} is {major}")
-    found = f" ({', '.join(seen)})" if seen else ""
+    majors = {candidate: int(version(candidate).partition(".")[0]) for candidate in _candidates(program, environ)}
+    if fitting := [candidate for candidate, major in majors.items() if major >= at_least]:
+        named = Path(environ.get(ENVIRONMENT_NAME, ""), program)
+        return named if named in fitting else min(fitting, key=majors.__getitem__)
+    found = f" ({', '.join(f'{candidate} is {major}' for candidate, major in majors.items())})" if majors else ""
     raise BackupError(
         f"no {program} of PostgreSQL {at_least} or newer is here{found}: install postgresql-client-{at_least}, "
         f"or set {ENVIRONMENT_NAME} to the directory of one"
@@ -52,7 +51,7 @@ def _candidates(program: str, environ: Mapping[str, str]) -> Iterator[Path]:
         yield Path(on_path)
     yield from sorted(DEBIAN.glob(f"*/bin/{program}"))
     with contextlib.suppress(LocalStackError):  # without the wheel there is none in it
-        yield from _existing(find_programs({}) / program)
+        yield from sorted(find_programs({}).parents[1].glob(f"pginstall*/bin/{program}"))
 
 
 def _existing(path: Path) -> Iterator[Path]:

@@ -23,6 +23,8 @@ from deploy.backup.taking import SQL, Show, count_rows
 from deploy.migrate import drop_everything, migrate, migrator, pending, read_migrations
 from shared.postgres import connect
 
+PARAMETER_SINCE: Final = 17
+"""The first major version of PostgreSQL that knows the parameter transaction_timeout, which its programs set in every session of a restore."""
 SCRATCH: Final = "tallystick_verify_"
 MADE_ANEW: Final = re.compile(
     r"\d+; \d+ \d+ (SCHEMA - |COMMENT - SCHEMA |POLICY \S+ \S+ service_roles |MATERIALIZED VIEW DATA )"
@@ -50,8 +52,7 @@ async def restore(
     their rights. Raises `BackupError` that says what differs; `ServiceUnavailable`; whatever `prove` raises.
     """
     _check_release(manifest)
-    needed = int(manifest.dumped_with.partition(".")[0])
-    program = programs.find("pg_restore", at_least=needed, environ=os.environ)
+    program = programs.find("pg_restore", at_least=manifest.dumped_with_major, environ=os.environ)
     async with migrator(url) as connection:
         await _check_target(connection, manifest, overwrite=overwrite)
         if overwrite:
@@ -130,6 +131,11 @@ async def _check_target(connection: asyncpg.Connection, manifest: Manifest, *, o
     if major < manifest.server_major:
         raise BackupError(
             f"the backup is of PostgreSQL {manifest.server_major}, the server is {major}: restore it on {manifest.server_major} or newer"
+        )
+    if major < PARAMETER_SINCE <= manifest.dumped_with_major:
+        raise BackupError(
+            f"pg_dump {manifest.dumped_with} wrote the backup, and a server older than {PARAMETER_SINCE} does not understand it "
+            f"(transaction_timeout): restore it on {PARAMETER_SINCE} or newer, and back this server up with postgresql-client-{major}"
         )
     if not overwrite and (contents := await connection.fetchval(SQL["contents"])):
         raise BackupError(

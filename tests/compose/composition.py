@@ -14,8 +14,10 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final = ROOT / "deploy" / "compose.yaml"
-OURS: Final = ("migrate", "seed", "topics", "ingest", "aggregator", "billing", "api")
+OURS: Final = ("migrate", "seed", "topics", "backup", "ingest", "aggregator", "billing", "api")
 """The services that run our image."""
+ON_DEMAND: Final = "backup"
+"""The one of them that `up` leaves alone: it has a profile, of the same name."""
 WORKERS: Final = ("ingest", "aggregator", "billing", "api")
 
 Definition = dict[str, Any]
@@ -24,7 +26,8 @@ Definition = dict[str, Any]
 
 def read(variables: Mapping[str, str] | None = None, *, file: Path = COMPOSE) -> dict[str, Definition]:
     """Return the services by name. `variables` are what a user would export before `docker compose up`."""
-    command = [str(Path(sys.executable).with_name("podman-compose")), "--file", str(file), "config"]
+    command = [str(Path(sys.executable).with_name("podman-compose"))]
+    command += ["--file", str(file), "--profile", ON_DEMAND, "config"]
     environ = {"PATH": os.environ["PATH"], **(variables or {})}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploy.local import jars
-from tests.compose.composition import COMPOSE, OURS, WORKERS, Definition, mounts, start_order
+from tests.compose.composition import COMPOSE, ON_DEMAND, OURS, WORKERS, Definition, mounts, start_order
 from tests.compose.engine import Engine
 
 STANDIN_SCRIPTS: Final = Path(__file__).with_name("standins")
@@ -76,7 +76,7 @@ class Composition:
 
     def start(self, ending: ExitStack, *, environment: Mapping[str, Mapping[str, str]]) -> None:
         """Start everything, each when what it depends on is as it wants it. `environment` is added to that of services."""
-        for name in start_order(self.services):
+        for name in (name for name in start_order(self.services) if name != ON_DEMAND):
             definition = self.services[name]
             for needed, how in definition.get("depends_on", {}).items():
                 self._wait(needed, ended=how["condition"] == "service_completed_successfully")

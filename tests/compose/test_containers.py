@@ -7,7 +7,8 @@ import asyncio
 import io
 import json
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -24,7 +25,7 @@ from services.cli.demo.story import Story
 from services.cli.demo.world import read_world
 from services.ingest.settings import Settings
 from shared.postgres import connect, create_pool
-from tests.compose.composition import ROOT, WORKERS, Definition
+from tests.compose.composition import ON_DEMAND, ROOT, WORKERS, Definition
 from tests.compose.conftest import USER
 from tests.compose.engine import Engine
 from tests.compose.running import Composition
@@ -139,10 +140,52 @@ def test_a_service_that_writes_to_its_image_is_seen_to_fail(
     assert composition.ends("writer-without-the-constraint", may_write)[0] == 0
 
 
+@pytest.fixture
+def backups(composition: Composition, services: dict[str, Definition]) -> Iterator[list[str]]:
+    """A container in which backups can be made; yields the command that the composition makes one with."""
+    definition = services[ON_DEMAND]
+    with ExitStack() as ending:
+        composition.containers[ON_DEMAND] = composition.run(
+            ending, ON_DEMAND, {**definition, "command": ["sleep", "infinity"]}
+        )
+        yield definition["command"]
+
+
+async def test_a_backup_is_made_proved_and_restored_in_the_image(
+    composition: Composition, settings: Settings, backups: list[str]
+) -> None:
+    assert "; verified" in composition.command(ON_DEMAND, *backups)
+    [listed] = composition.command(ON_DEMAND, "tallystick", "backup", "list", "--directory", "/backups").splitlines()
+    connection = await connect(settings.database_url, application_name="tests")
+    try:
+        await connection.execute("CREATE DATABASE again TEMPLATE template0")
+    finally:
+        await connection.close()
+    into = "postgresql://tallystick:tallystick@postgres:5432/again"
+    said = composition.command(ON_DEMAND, "tallystick", "restore", listed.partition(": ")[0], "--into", into)
+    assert "restored, counted and reconciled" in said
+
+
+def test_a_backup_that_has_nowhere_to_go_says_so(composition: Composition, services: dict[str, Definition]) -> None:
+    code, said = composition.ends("backup-nowhere", {**services[ON_DEMAND], "volumes": []})
+    assert code == 2
+    assert "/backups cannot be written" in said
+
+
+def test_the_programs_of_backups_fit_every_server_and_know_tls(composition: Composition, backups: list[str]) -> None:
+    for major in (16, 18):
+        program = f"/usr/lib/postgresql/{major}/bin/pg_dump"
+        assert f" {major}." in composition.command(ON_DEMAND, program, "--version")
+        url = "postgresql://tallystick@postgres/tallystick?sslmode=require"
+        code, said = composition.containers[ON_DEMAND].exec_run([program, f"--dbname={url}"])
+        assert code == 1
+        assert b"server does not support SSL, but SSL was required" in said, "it cannot do TLS itself"
+
+
 def test_the_image_can_trace(composition: Composition) -> None:
     """Spans leave a process of the image for a collector, which is this same process."""
     script = """
-import http.server, sys, threading
+import http.server, sys, threading, types
 from shared import tracing
 class Collector(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
@@ -153,7 +196,7 @@ came = []
 server = http.server.HTTPServer(("127.0.0.1", 0), Collector)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 tracing.start("ingest", "0", f"http://127.0.0.1:{server.server_port}")
-with tracing.batch("usage.events", 0, []):
+with tracing.batch("usage.events", 0, [types.SimpleNamespace(offset=0, headers=())]):
     pass
 tracing.stop()
 sys.exit(b"process usage.events" not in b"".join(came))

@@ -230,8 +230,8 @@ def test_a_password_is_not_among_what_everybody_sees() -> None:
     assert programs.address("postgresql://db/books") == ("postgresql://db/books", {})
 
 
-def test_a_program_older_than_the_server_is_not_taken(tmp_path: Path) -> None:
-    for major in (15, 16):
+def test_the_oldest_program_that_fits_the_server_is_taken(tmp_path: Path) -> None:
+    for major in (15, 16, 17, 18):
         program = tmp_path / str(major) / "pg_dump"
         program.parent.mkdir()
         program.write_text(f"#!/bin/sh\necho 'pg_dump (PostgreSQL) {major}.3'\n")
@@ -239,6 +239,11 @@ def test_a_program_older_than_the_server_is_not_taken(tmp_path: Path) -> None:
         (program.parent / "initdb").touch()
     environ = {"PATH": str(tmp_path / "15"), "TALLYSTICK_POSTGRES_BIN": str(tmp_path / "16")}
     assert programs.find("pg_dump", at_least=16, environ=environ) == tmp_path / "16" / "pg_dump"
+    for named, taken in (("17", "17"), ("18", "18"), ("embedded", "15")):
+        environ["TALLYSTICK_POSTGRES_BIN"] = str(tmp_path / named) if named != "embedded" else named
+        assert programs.find("pg_dump", at_least=15, environ=environ) == tmp_path / taken / "pg_dump"
+    assert programs.version(programs.find("pg_dump", at_least=16, environ={"PATH": str(tmp_path / "17")})) < "17"
+    environ["TALLYSTICK_POSTGRES_BIN"] = str(tmp_path / "16")
     with pytest.raises(BackupError, match=r"no pg_dump of PostgreSQL 99 or newer is here .*/16/pg_dump is 16"):
         programs.find("pg_dump", at_least=99, environ=environ)
 

@@ -16,7 +16,9 @@ from shared.kafka import topic_plan
 from tests.k8s.api_server import Manifest
 from tests.k8s.conftest import K8S, ROOT, build
 
-WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
+WORKLOADS: Final = ("Deployment", "StatefulSet", "Job", "CronJob")
+ENDS: Final = ("Job ", "CronJob ")
+"""What begins so is done at some time, and cannot be asked how it is."""
 CONSOLE: Final = "Deployment tallystick-console"
 """Waits for commands that somebody types: it has nothing to probe and nothing to finish."""
 MADE_BY_OPERATORS: Final = {"tallystick-cluster-ca-cert"}
@@ -27,7 +29,8 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the pod template of every workload, with its name."""
     for manifest in manifests:
         if manifest["kind"] in WORKLOADS:
-            yield f"{manifest['kind']} {manifest['metadata']['name']}", manifest["spec"]["template"]
+            spec = manifest["spec"]["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else manifest["spec"]
+            yield f"{manifest['kind']} {manifest['metadata']['name']}", spec["template"]
 
 
 def unsafe_pods(manifests: list[Manifest]) -> list[str]:
@@ -64,11 +67,11 @@ def careless_pods(manifests: list[Manifest]) -> list[str]:
             if name == CONSOLE:
                 continue
             probes = {"startupProbe", "livenessProbe", "readinessProbe"} - container.keys()
-            if probes and not name.startswith("Job"):
+            if probes and not name.startswith(ENDS):
                 wrong.append(f"{name}: lacks {', '.join(sorted(probes))}")
         if (
             name != CONSOLE
-            and not name.startswith("Job")
+            and not name.startswith(ENDS)
             and template["spec"].get("terminationGracePeriodSeconds", 30) <= 15 + 10 + 10
         ):
             wrong.append(f"{name}: is killed before it has finished its batch")
@@ -135,7 +138,14 @@ def missing_secrets(manifests: list[Manifest]) -> list[str]:
     return sorted(wanted - made)
 
 
-RULES: Final = (unsafe_pods, careless_pods, open_ports, unknown_variables)
+def missing_volumes(manifests: list[Manifest]) -> list[str]:
+    """Volumes that a pod claims and nobody asks for."""
+    made = {m["metadata"]["name"] for m in manifests if m["kind"] == "PersistentVolumeClaim"}
+    volumes = [volume for _, template in pods(manifests) for volume in template["spec"].get("volumes", [])]
+    return sorted({v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v} - made)
+
+
+RULES: Final = (unsafe_pods, careless_pods, open_ports, unknown_variables, missing_volumes)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -170,6 +180,7 @@ def _without(path: str) -> Callable[[dict[str, Any]], None]:
         (careless_pods, _without("containers.0.resources")),
         (careless_pods, _without("terminationGracePeriodSeconds")),
         (open_ports, lambda spec: spec["containers"][0]["ports"].append({"containerPort": 6666})),
+        (missing_volumes, lambda spec: spec["volumes"].append({"name": "x", "persistentVolumeClaim": {"claimName": "nobody"}})),
         (unknown_variables, lambda spec: spec["containers"][0]["env"].append({"name": "TALLYSTICK_TYPO", "value": "1"})),
         (
             missing_secrets,
@@ -184,6 +195,15 @@ def test_a_planted_defect_is_found(
     sound = rule(manifests)
     defect(next(template["spec"] for name, template in pods(manifests) if "ingest" in name))
     assert len(rule(manifests)) > len(sound)
+
+
+def test_backups_have_a_volume_which_the_console_sees_and_openshift_gives_the_group() -> None:
+    for name, group in (("production", {"fsGroup": 10001}), ("openshift", {})):
+        templates = dict(pods(build(K8S / "overlays" / name)))
+        claiming = {what for what, t in templates.items() if "persistentVolumeClaim" in str(t["spec"]["volumes"])}
+        assert claiming == {"CronJob tallystick-backup", CONSOLE}
+        context = templates["CronJob tallystick-backup"]["spec"]["securityContext"]
+        assert {key: value for key, value in context.items() if key == "fsGroup"} == group
 
 
 def test_the_topics_are_those_of_the_contracts() -> None:

@@ -20,16 +20,21 @@ ROOT: Final = Path(__file__).parents[2]
 EXTRAS: Final = ("documents", "archive", "stripe", "tracing")
 """Those that `make lock` names."""
 LOCK: Final = licences.LOCK.read_text(encoding="utf-8")
+CLIENT_LOCK: Final = licences.CLIENT_LOCK.read_text(encoding="utf-8")
 PYPROJECT: Final = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def problems(pyproject: str, lock: str) -> Iterator[str]:
-    """Yield what of pyproject.toml the lock file does not answer, and what of it is not pinned."""
-    packages = {canonicalize_name(package.name): package for package in licences.locked(lock)}
+def wanted(pyproject: str) -> list[str]:
+    """Return what the image installs by pyproject.toml."""
     described = tomllib.loads(pyproject)
     project = described["project"]
-    required = described["build-system"]["requires"] + project["dependencies"]
-    required += [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
+    required = [*described["build-system"]["requires"], *project["dependencies"]]
+    return required + [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
+
+
+def problems(required: list[str], lock: str) -> Iterator[str]:
+    """Yield what the lock file does not answer of what is required, and what of it is not pinned."""
+    packages = {canonicalize_name(package.name): package for package in licences.locked(lock)}
     for requirement in map(Requirement, required):
         package = packages.get(canonicalize_name(requirement.name))
         if package is None:
@@ -42,7 +47,16 @@ def problems(pyproject: str, lock: str) -> Iterator[str]:
 
 
 def test_the_lock_is_what_pyproject_asks_for() -> None:
-    assert list(problems(PYPROJECT, LOCK)) == []
+    assert list(problems(wanted(PYPROJECT), LOCK)) == []
+
+
+def test_the_lock_of_the_client_is_what_pyproject_asks_for() -> None:
+    assert list(problems(tomllib.loads(PYPROJECT)["dependency-groups"]["postgres-client"], CLIENT_LOCK)) == []
+
+
+def test_what_both_locks_name_is_the_same() -> None:
+    one, other = ({p.name: p.version for p in licences.locked(lock)} for lock in (LOCK, CLIENT_LOCK))
+    assert {name: one[name] for name in one.keys() & other.keys()} == {n: other[n] for n in one.keys() & other.keys()}
 
 
 def test_make_lock_names_these_extras() -> None:
@@ -61,18 +75,18 @@ def test_make_lock_names_these_extras() -> None:
 )
 def test_a_dependency_that_is_not_in_the_lock_is_found(what: str, instead: str, problem: str) -> None:
     assert what in PYPROJECT
-    [found] = problems(PYPROJECT.replace(what, instead), LOCK)
+    [found] = problems(wanted(PYPROJECT.replace(what, instead)), LOCK)
     assert problem in found
 
 
 def test_a_package_without_a_hash_is_found() -> None:
-    assert list(problems(PYPROJECT, LOCK + "left-pad==1.0 \\\n    # via nobody\n")) == ["left-pad has no hash"]
+    assert list(problems(wanted(PYPROJECT), LOCK + "left-pad==1.0 \\\n    # via nobody\n")) == ["left-pad has no hash"]
 
 
 def test_every_package_of_the_lock_is_on_the_page_of_licences() -> None:
     listed = licences.listed(licences.PAGE.read_text(encoding="utf-8"))
     assert {name: locked for name, (locked, _) in listed.items()} == {
-        package.name: str(package.version) for package in licences.locked(LOCK)
+        package.name: str(package.version) for package in licences.all_locked()
     }, "run `make lock`"
 
 
