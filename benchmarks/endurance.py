@@ -19,7 +19,7 @@ from benchmarks.freshness import SUMMED
 from benchmarks.hardware import Used
 from benchmarks.ingest import PARTITIONS
 from benchmarks.load import Load
-from benchmarks.running import Place, place, workers
+from benchmarks.running import Place, make_customers, place, workers
 from deploy.local.stack import Stack
 
 SERVICES = ("ingest", "aggregator", "billing")
@@ -54,6 +54,7 @@ class Soak:
 async def soak(stack: Stack, owners: Sequence[str], rate: int, minutes: float) -> dict[str, Any]:
     """Return what the pipeline sustains of a load of so many minutes, until every effect of it is there."""
     async with place(stack, owners) as where:
+        await make_customers(where.connection, owners)
         with workers(where, [f"services.{name}" for name in SERVICES]) as pids:
             await _ready(where)
             load, seen = Load(where, owners, rate, minutes * 60), Soak()
@@ -81,6 +82,7 @@ async def soak(stack: Stack, owners: Sequence[str], rate: int, minutes: float) -
             "settled_seconds": round(time.time() - ended, 1),
             **seen.figures(),
             **used,
+            "debits": await where.debits(),
             "checks": await where.reconciled(),
         }
 
@@ -89,6 +91,7 @@ async def catch_up(stack: Stack, owners: Sequence[str], rate: int, minutes: floa
     """Return how long it takes, with the load going on, until nothing is behind after the workers were gone for so many minutes."""
     services = [f"services.{name}" for name in SERVICES]
     async with place(stack, owners) as where:
+        await make_customers(where.connection, owners)
         load = Load(where, owners, rate, 60 + minutes * 60 * (PATIENCE + 1))
         with workers(where, services):
             await _ready(where)

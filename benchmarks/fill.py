@@ -1,12 +1,13 @@
 """Fills the log as an installation would have it after a while, but quickly: in SQL, hour by hour into the past.
 
-So many events an hour lie before the present hour, of subscriptions of which few are busy; with their identities, in generations of ten
+So many events an hour lie before the present hour, of 2,000 subscriptions of which few are busy; with their identities, in generations of ten
 million, and with their summaries and rated usage. Rows are lean: no texts but names, no metadata, half the bytes of those that are
 measured. There are no batches, positions and invoices behind them: `reconcile` has nothing to say here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,15 +26,18 @@ GENERATION = 10_000_000
 """Identities in one generation: what decision 10 advises whoever stores more than that in half a year."""
 OPEN_GENERATION = 1_000
 HOURS_AT_ONCE = 6
+OWNERS = 2_000
+SIDE_BY_SIDE = 2
+"""Connections that write rows at once."""
 BYTES_A_ROW = 430
 """With all that a row brings with it: indexes, identity, summaries, rated usage."""
 SPARE_BYTES = 6 * 2**30
 """For the WAL, what sorts for an index, and what is measured."""
 
-# Ranks are drawn as Zipf's law has them, by its integral: few subscriptions are busy, as in the traffic that is measured.
+# Ids are hashes, and here of what costs little: gen_random_uuid() takes five times as long. Ranks are drawn as Zipf's law has them, by its integral: few subscriptions are busy, as in the traffic that is measured.
 _ROWS = """INSERT INTO usage_logs (created_at, id, subscription_id, batch_id, model_id, provider, request_tokens, response_tokens, latency_ms,
                source, request_id)
-           SELECT $1::timestamptz + n * interval '1 hour' / $2::int, gen_random_uuid(), ($3::uuid[])[rank], $4, 'model-' || (rank - 1 + (other < 0.2)::int) % 20,
+           SELECT $1::timestamptz + n * interval '1 hour' / $2::int, md5(n || $5::text)::uuid, ($3::uuid[])[rank], $4, 'model-' || (rank - 1 + (other < 0.2)::int) % 20,
                   'openai', n % 8000, n % 2000, 900, '/gw', to_hex(n)
            FROM (SELECT n, random() AS other,
                         power(1 - (1 - power(cardinality($3::uuid[]), -0.2)) * random(), -5)::int AS rank
@@ -44,9 +48,11 @@ _HOURS = """INSERT INTO usage_summaries (subscription_id, period_type, period_st
                    sum(latency_ms), count(*), ARRAY[0, 0, 0, 0, 0, count(*), 0, 0, 0, 0, 0, 0]
             FROM usage_logs WHERE created_at >= $1 AND created_at < $2 GROUP BY 1, 2, 3, 4
             ON CONFLICT DO NOTHING"""
-_RATED = """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens, response_tokens)
-            SELECT u.subscription_id, u.period_start, u.model_id, $3, s.user_id, s.billing_mode, u.request_count, u.request_tokens, u.response_tokens
-            FROM usage_summaries u JOIN subscriptions s ON s.id = u.subscription_id
+_RATED = """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens, response_tokens,
+                price_id, multiplier, currency, amount)
+            SELECT u.subscription_id, u.period_start, u.model_id, $3, s.user_id, s.billing_mode, u.request_count, u.request_tokens, u.response_tokens,
+                   p.id, 1, p.currency, (u.request_tokens * p.input_price_per_1k + u.response_tokens * p.output_price_per_1k) / 1000
+            FROM usage_summaries u JOIN subscriptions s ON s.id = u.subscription_id JOIN model_prices p ON p.model_id = u.model_id
             WHERE u.period_type = 'hour' AND u.period_start >= $1 AND u.period_start < $2"""
 _LONGER = """INSERT INTO usage_summaries AS s (subscription_id, period_type, period_start, model_id, request_count, request_tokens, response_tokens,
                  latency_sum_ms, latency_count, latency_histogram)
@@ -61,9 +67,9 @@ _LONGER = """INSERT INTO usage_summaries AS s (subscription_id, period_type, per
 
 @dataclass
 class Filled:
-    """A database that grows, one size after the other: `rows` of them reach back to `oldest`."""
+    """A database that grows, one size after the other: `rows` of them reach back to `oldest`. The first connection does all but write them."""
 
-    connection: asyncpg.Connection
+    connections: Sequence[asyncpg.Connection]
     owners: Sequence[UUID]
     directory: Path
     say: Callable[[str], None]
@@ -73,11 +79,23 @@ class Filled:
     _identities: int = 0
 
     @classmethod
-    async def begin(cls, connection: asyncpg.Connection, owners: Sequence[str], directory: Path, say: Callable[[str], None], now: datetime) -> Filled:  # fmt: skip
-        """Leave room for generations before the one that is open."""
+    async def begin(cls, url: str, owners: Sequence[str], directory: Path, say: Callable[[str], None], now: datetime) -> Filled:  # fmt: skip
+        """Connect, and leave room for generations before the one that is open."""
+        settings = {"maintenance_work_mem": "1GB", "TimeZone": "UTC"}
+        connections = [await asyncpg.connect(url, server_settings=settings) for _ in range(SIDE_BY_SIDE)]
+        connection = connections[0]
         await connection.execute("DROP TABLE usage_ids_1; DELETE FROM usage_id_generations")
         await connection.execute("SELECT begin_usage_id_generation($1::int::smallint, now())", OPEN_GENERATION)
-        return cls(connection, [UUID(owner) for owner in owners], directory, say, hour_start(now))
+        return cls(connections, [UUID(owner) for owner in owners[:OWNERS]], directory, say, hour_start(now))
+
+    async def end(self) -> None:
+        """Let go of the connections."""
+        for connection in self.connections:
+            await connection.close()
+
+    @property
+    def connection(self) -> asyncpg.Connection:
+        return self.connections[0]
 
     async def grow(self, size: int) -> None:
         """Fill up to so many rows. Raises `SystemExit` where the disk has no room for them."""
@@ -103,8 +121,8 @@ class Filled:
             await self.connection.execute(
                 "SELECT ensure_usage_partition($1), ensure_usage_partition($2)", begins, begins + len(some) * HOUR
             )
-            for number, rows in enumerate(some):
-                await self.connection.execute(_ROWS, begins + number * HOUR, rows, self.owners, uuid7())
+            writers = (self._write(begins, some, which) for which in range(SIDE_BY_SIDE))
+            await asyncio.gather(*writers)
             period = (begins, begins + len(some) * HOUR)
             await self.connection.execute(_HOURS, *period)
             await self.connection.execute(_RATED, *period, uuid7())
@@ -115,6 +133,14 @@ class Filled:
         await self.connection.execute(_LONGER, "month", start, end)
         await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 50)")
         self.oldest, self.rows = start, self.rows + count
+
+    async def _write(self, begins: datetime, hours: Sequence[int], which: int) -> None:
+        """Write the hours that are the turn of one connection."""
+        for number in range(which, len(hours), SIDE_BY_SIDE):
+            batch_id, salt = uuid7(), f"-{self._generation}-{begins + number * HOUR}"
+            await self.connections[which].execute(
+                _ROWS, begins + number * HOUR, hours[number], self.owners, batch_id, salt
+            )
 
     async def _identify(self, start: datetime, end: datetime) -> None:
         """Put the identities into their generation. The index comes after them, with as much room as one that is written all over."""

@@ -20,7 +20,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from benchmarks.ingest import PARTITIONS
 from benchmarks.load import OWNERS, Load, number_of
-from benchmarks.running import Place, activate, place, workers
+from benchmarks.running import Place, make_customers, place, workers
 from deploy.local.stack import Stack
 from shared.contracts import SUBSCRIPTION_STATUS
 
@@ -61,7 +61,7 @@ async def limit(where: Place, owners: Sequence[str], rate: int, seconds: int) ->
     """Give quotas that are reached evenly over the time that is measured; return by which event each is."""
     first, last = (int(rate * at / OWNERS) for at in (WARM_UP_SECONDS, WARM_UP_SECONDS + seconds))
     turns = {which: first + 1 + which * (last - first - 2) // LIMITED for which in range(LIMITED)}
-    await activate(where.connection, [owners[which] for which in turns], [turn + 1 for turn in turns.values()])
+    await make_customers(where.connection, owners, {owners[which]: turn + 1 for which, turn in turns.items()})
     return {owners[which]: number_of(which, turn) for which, turn in turns.items()}
 
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from benchmarks.fill import Filled
 from benchmarks.ingest import Traffic, publish, traffic
 from benchmarks.measures import Bench
-from benchmarks.running import Place, activate, place, until_drained, workers
+from benchmarks.running import Place, make_customers, place, until_drained, workers
 from services.api.auth.principal import Principal
 from services.api.database import READER, Database
 from services.api.usage.buckets import Step, buckets, cover, whole_hours
@@ -40,8 +40,8 @@ async def measure(bench: Bench, grown: Sequence[int], rounds: int, say: Callable
     """Return what there is to say with so many rows in the log already."""
     found: dict[str, Any] = {}
     async with place(bench.stack, bench.owners) as where:
-        await activate(where.connection, bench.owners, [None] * len(bench.owners))
-        filled = await Filled.begin(where.connection, bench.owners, bench.stack.directory, say, datetime.now(UTC))
+        await make_customers(where.connection, bench.owners, prepaid=False)
+        filled = await Filled.begin(where.url, bench.owners, bench.stack.directory, say, datetime.now(UTC))
         for number, size in enumerate((0, *grown)):
             rows, size_before, started = size - filled.rows, await _bytes(where), time.monotonic()
             await filled.grow(size)
@@ -53,6 +53,7 @@ async def measure(bench: Bench, grown: Sequence[int], rounds: int, say: Callable
                 "queries_ms": await _questions(where, bench.owners),
             }
             say(f"with {size:,} rows: {found[str(size)]}")
+        await filled.end()
     return found
 
 
@@ -99,7 +100,7 @@ async def _drain(where: Place, sent: Traffic, seed: int) -> dict[str, float]:
 
 async def _questions(where: Place, owners: Sequence[str]) -> dict[str, float]:
     """Return the 95th percentile of each question in milliseconds, over busy and idle subscriptions."""
-    some = [UUID(owner) for owner in (*owners[:20], *owners[100:5_000:245])]
+    some = [UUID(owner) for owner in (*owners[:20], *owners[100:2_000:95])]
     pool = await create_pool(where.url, role="tallystick_api", max_size=1)
     found = {}
     try:

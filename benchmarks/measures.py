@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.hardware import Used, cpu_seconds
 from benchmarks.ingest import BATCH, Traffic, database, traffic
 from benchmarks.peers import TRIGGER, row_inserts
-from benchmarks.running import drain, drain_naively, place, workers
+from benchmarks.running import drain, drain_naively, make_customers, place, workers
 from benchmarks.sizes import Size
 from deploy.local.stack import Stack
 from services.ingest.acceptance import Limits, accept
@@ -84,6 +84,7 @@ class Bench:
         """All three workers, until every effect is there: rows, summaries, rated and settled usage, published messages."""
         sent = traffic(self.size.pipeline_events, self.owners, seed=2)
         async with place(self.stack, self.owners, sent) as where:
+            await make_customers(where.connection, self.owners)
             with workers(where, ["services.ingest", "services.aggregator", "services.billing"]) as pids:
                 while not await where.connection.fetchval("SELECT coalesce(sum(next_offset), 0) FROM ingest_positions"):
                     await asyncio.sleep(0.01)
@@ -94,6 +95,7 @@ class Bench:
             return {
                 "events_per_second": round(len(sent.records) / seconds),
                 **used,
+                "debits": await where.debits(),
                 "checks": await where.reconciled(),
             }
 
@@ -101,6 +103,7 @@ class Bench:
         """The aggregator and billing, each alone, on what ingest has announced."""
         figures: dict[str, Any] = {}
         async with place(self.stack, self.owners, self.sent) as where:
+            await make_customers(where.connection, self.owners)
             await drain(where, self.sent)
             events = len(self.sent.rows)
             for service, done in (

@@ -89,7 +89,7 @@ def _pipeline(one: Mapping[str, Any]) -> list[str]:
         "",
         f"A backlog through ingest, aggregator and billing, one worker each, until everything is summed up, rated, settled and published: "
         f"{_count(one['events_per_second'])} events/s; {one['worker_us']} µs of the workers' CPU for an event, {one['postgres_us']} of Postgres, "
-        f"{one['kafka_us']} of Kafka. All {one['checks']} checks of `tallystick reconcile` hold.",
+        f"{one['kafka_us']} of Kafka. One subscription of ten is prepaid: {one['debits']:,} debits. All {one['checks']} checks of `tallystick reconcile` hold.",
         "",
     ]
 
@@ -125,7 +125,7 @@ def _soak(one: Mapping[str, Any]) -> list[str]:
         "",
         f"{one['rate']:,} events/s were sent to the whole pipeline for {one['minutes']:g} minutes, {one['sent']:,} in all. {one['settled_seconds']} s after the last one all effects "
         f"were there: {one['events_per_second']:,} events/s, with {one['worker_us']} µs of the workers' CPU for an event, {one['postgres_us']} of Postgres and {one['kafka_us']} of "
-        f"Kafka. All {one['checks']} checks of `tallystick reconcile` hold.",
+        f"Kafka, {one['debits']:,} debits of prepaid credits. All {one['checks']} checks of `tallystick reconcile` hold.",
         "",
         *_table(("behind the load by", "median", "most"), [(name, f"{s['median']:.2f} s", f"{s['most']:.2f} s") for name, s in behind.items()]),
         *_table(
@@ -165,7 +165,7 @@ def _growth(found: Mapping[str, Any]) -> list[str]:
         "",
         *_table(("rows before", "events/s", "÷ at 0", "worker µs", "Postgres µs", "WAL bytes", "aggregator's events/s", "its µs"), rows),
         *_table(("p95 in ms, rows before:", *(_count(int(size)) for size in sizes)), asked),
-        "One database grows. The rows that are there beforehand were made in SQL: 140,000 an hour into the past, of 10,000 subscriptions of which few are busy, with identities "
+        "One database grows. The rows that are there beforehand were made in SQL: 140,000 an hour into the past, of 2,000 subscriptions of which few are busy, with identities "
         "in generations of ten million, summaries and rated usage. They are lean: names and no other texts, no metadata.",
         "",
     ]  # fmt: skip

@@ -18,7 +18,7 @@ import psutil
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.hardware import Used, bytes_of
-from benchmarks.ingest import PARTITIONS, Traffic, database, insert_owners, publish
+from benchmarks.ingest import MODELS, PARTITIONS, Traffic, database, insert_owners, publish
 from deploy.local.ports import choose
 from deploy.local.stack import Stack
 from services.cli.demo.watch import Watch
@@ -58,6 +58,10 @@ class Place:
         async with asyncpg.create_pool(self.url, min_size=1, max_size=1) as pool:
             await Watch(pool, kafka).until_caught_up(lambda _: None)
 
+    async def debits(self) -> int:
+        """Return how many debits of prepaid credits there are."""
+        return int(await self.connection.fetchval("SELECT count(*) FROM credit_settlements"))
+
     async def reconciled(self) -> int:
         """Return how many checks hold. Raises `AssertionError` if one does not: a fast wrong answer is no answer."""
         checks = await prove(self.url)
@@ -83,21 +87,37 @@ async def place(stack: Stack, owners: Sequence[str], sent: Traffic | None = None
     AdminClient({"bootstrap.servers": stack.kafka_bootstrap_servers}).delete_topics(topics)
 
 
-async def activate(connection: asyncpg.Connection, owners: Sequence[str], quotas: Sequence[int | None]) -> None:
-    """Make subscriptions active, each with a user of its own and a quota of requests, or none.
+async def make_customers(
+    connection: asyncpg.Connection,
+    owners: Sequence[str],
+    quotas: Mapping[str, int] | None = None,
+    *,
+    prepaid: bool = True,
+) -> None:
+    """Make subscriptions active and priced, each with a user of its own, and `quotas` of requests; of ten, one is prepaid unless it is said not to be.
 
     A user of its own, as a user has one active subscription to a model; it has the id of the subscription.
     """
+    await connection.execute(
+        "INSERT INTO models (id, name, provider) SELECT 'model-' || n, 'Model', 'openai' FROM generate_series(0, $1::int - 1) n ON CONFLICT DO NOTHING",
+        MODELS,
+    )
+    await connection.execute(
+        "INSERT INTO model_prices (model_id, valid_from, currency, input_price_per_1k, output_price_per_1k) "
+        "SELECT id, '2026-01-01Z', 'EUR', 0.0025, 0.01 FROM models WHERE id LIKE 'model-%'"
+    )
     await connection.execute(
         "INSERT INTO users (id, username, email) SELECT id, id::text, id || '@example.com' FROM unnest($1::uuid[]) id",
         owners,
     )
     await connection.execute(
-        "UPDATE subscriptions s SET user_id = s.id, status = 'active', quota_requests = q.requests, quota_tokens = NULL "
+        "UPDATE subscriptions s SET user_id = s.id, status = 'active', quota_requests = q.requests, quota_tokens = NULL, "
+        "billing_mode = CASE WHEN s.id = ANY($3::uuid[]) THEN 'prepaid' ELSE 'postpaid' END "
         "FROM unnest($1::uuid[], $2::bigint[]) AS q (id, requests) WHERE s.id = q.id",
-        owners,
-        quotas,
-    )
+        owners, [(quotas or {}).get(owner) for owner in owners], paying := owners[9::10] if prepaid else [],
+    )  # fmt: skip
+    await connection.execute("SELECT add_user_credits(id, 10000000, 'purchase') FROM unnest($1::uuid[]) id", paying)
+    await connection.execute("VACUUM ANALYZE subscriptions, users, user_credits")
 
 
 @contextmanager

@@ -12,29 +12,32 @@ import pytest
 from benchmarks import fill
 from benchmarks.fill import OPEN_GENERATION, Filled
 from benchmarks.ingest import insert_owners
-from benchmarks.running import activate
+from benchmarks.running import make_customers
 from shared.postgres import Pool
 from tests.unit.ingest.events import NOW
 
 OWNERS = [str(uuid.UUID(int=number)) for number in range(1, 21)]
 
 
-async def filled(pool: Pool, *sizes: int) -> None:
+async def filled(url: str, pool: Pool, *sizes: int) -> None:
     async with pool.acquire() as connection:
         await insert_owners(connection, OWNERS)
-        await activate(connection, OWNERS, [None] * len(OWNERS))
-        log = await Filled.begin(connection, OWNERS, Path.cwd(), lambda _: None, NOW)
+        await make_customers(connection, OWNERS, prepaid=False)
+    log = await Filled.begin(url, OWNERS, Path.cwd(), lambda _: None, NOW)
+    try:
         for size in sizes:
             await log.grow(size)
+    finally:
+        await log.end()
 
 
 @pytest.mark.asyncio
 async def test_rows_have_identities_in_generations_and_are_summed_up(
-    database_pool: Pool, monkeypatch: pytest.MonkeyPatch
+    database: str, database_pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fill, "ROWS_AN_HOUR", 100)
     monkeypatch.setattr(fill, "GENERATION", 1_500)
-    await filled(database_pool, 1_000, 4_000)
+    await filled(database, database_pool, 1_000, 4_000)
     rows = await database_pool.fetchrow(
         "SELECT count(*), count(i.id), count(DISTINCT l.id) FROM usage_logs l LEFT JOIN usage_ids i USING (id, created_at)"
     )
@@ -54,9 +57,9 @@ async def test_rows_have_identities_in_generations_and_are_summed_up(
 
 @pytest.mark.asyncio
 async def test_a_disk_without_room_is_told_before_anything_is_written(
-    database_pool: Pool, monkeypatch: pytest.MonkeyPatch
+    database: str, database_pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
     with pytest.raises(SystemExit, match=r"100,000,000 rows need 46 GiB, and .* has 1 GiB free: make room"):
-        await filled(database_pool, 100_000_000)
+        await filled(database, database_pool, 100_000_000)
     assert await database_pool.fetchval("SELECT count(*) FROM usage_logs") == 0
