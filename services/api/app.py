@@ -26,6 +26,7 @@ from services.api.entitlements import Entitlements
 from services.api.events.intake import Intake
 from services.api.events.publishing import Publisher
 from services.api.events.replays import Replays
+from services.api.operation import Ends
 from services.api.provider_keys.watching import keyring_of, watch_provider_keys
 from services.api.reservations import Reservations
 from services.api.routes import ROUTERS
@@ -47,6 +48,7 @@ DESCRIPTION = (
 def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI:
     """Wire the application. What it opens, it opens when it starts, and closes when it stops."""
     clock = clock or SystemClock()
+    capabilities = Capabilities(settings)
     state = State(
         settings=settings,
         clock=clock,
@@ -67,9 +69,10 @@ def build(settings: Settings, pool: Pool, clock: Clock | None = None) -> FastAPI
             )
         ),
         tokens=tokens_of(settings, pool, clock),
-        code_flow=code_flow_of(settings),
+        code_flow=code_flow_of(settings, clock),
         provider_keyring=keyring_of(settings),
-        capabilities=Capabilities(settings),
+        capabilities=capabilities,
+        ends=Ends(settings, clock, capabilities.background),
         rate_limits=settings.rate_limits(),
         live=Live(pool, settings.api_streams, settings.api_streams_each),
         events=_intake(settings, pool, clock),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+from services.api.background import Background
 from services.api.database import Role
 from services.api.settings import Settings
 from services.billing.payments.providers import Providers
@@ -27,6 +28,7 @@ class Capabilities:
     """Opened when they are first asked for. The settings are those of the environment, as the workers have them."""
 
     settings: Settings
+    background: Background = field(default_factory=Background)
     _pools: dict[Role, Pool] = field(default_factory=dict)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -57,6 +59,7 @@ class Capabilities:
             return self._pools[role]
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """End what still goes on, and close what was opened."""
+        await self.background.close()
         for pool in self._pools.values():
             await pool.close()

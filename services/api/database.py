@@ -26,6 +26,7 @@ TENANT: Final = "tallystick_tenant"
 READER: Final = "tallystick_readonly"
 OPERATOR: Final = "tallystick_operator"
 BILLING: Final = "tallystick_billing"
+INGEST: Final = "tallystick_ingest"
 
 
 @dataclass(frozen=True, slots=True)

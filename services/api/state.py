@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from services.api.events.intake import Intake
     from services.api.events.replays import Replays
     from services.api.limits import RateLimits
+    from services.api.operation import Ends
     from services.api.reservations import Reservations
     from services.api.usage.live import Live
 
@@ -39,6 +40,7 @@ class State:
     code_flow: CodeFlow | None
     provider_keyring: Keyring | None
     capabilities: Capabilities
+    ends: Ends
     rate_limits: RateLimits
     live: Live
     events: Intake

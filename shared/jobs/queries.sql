@@ -41,11 +41,30 @@ DELETE FROM job_runs WHERE job = $1 AND scheduled_for < $2 AND asked_by IS NULL;
 SELECT finished_at, worker, asked_by FROM job_runs WHERE job = $1 AND scheduled_for = $2;
 
 -- name: last_runs
--- The last run of each of some jobs, finished or not.
-SELECT r.job, r.scheduled_for, r.started_at, r.finished_at, r.worker, r.asked_by, r.attempts, r.result
+-- The last run of each of some jobs, finished or not; without the details of what it came to.
+SELECT r.job, r.scheduled_for, r.started_at, r.finished_at, r.worker, r.asked_by, r.attempts, r.result - 'details' AS result
 FROM unnest($1::text[]) AS wanted (job)
 CROSS JOIN LATERAL (SELECT * FROM job_runs WHERE job = wanted.job ORDER BY scheduled_for DESC LIMIT 1) r;
 
+-- name: recent_runs
+-- The last $2 runs of a job, finished or not, the newest first; without their details.
+SELECT scheduled_for, started_at, finished_at, worker, asked_by, attempts, result - 'details' AS result
+FROM job_runs WHERE job = $1 ORDER BY scheduled_for DESC LIMIT $2;
+
+-- name: details_of_run
+-- The details of what a run came to: of the one for $2, or without a time of the last one that ended.
+SELECT scheduled_for, result->'details' AS details FROM job_runs
+WHERE job = $1 AND finished_at IS NOT NULL AND ($2::timestamptz IS NULL OR scheduled_for = $2) ORDER BY scheduled_for DESC LIMIT 1;
+
+-- name: being_run
+-- Which of some jobs somebody is at right now: whose lock is held. A lock's key is in two halves.
+SELECT wanted.job
+FROM unnest($1::text[]) AS wanted (job)
+WHERE EXISTS (SELECT FROM pg_locks l
+              WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+                AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('tallystick.job.' || wanted.job, 0));
+
 -- name: last_result
 -- What the last run of a job that ended came to, and when.
-SELECT finished_at, result FROM job_runs WHERE job = $1 AND finished_at IS NOT NULL ORDER BY scheduled_for DESC LIMIT 1;
+SELECT finished_at, result - 'details' AS result FROM job_runs WHERE job = $1 AND finished_at IS NOT NULL ORDER BY scheduled_for DESC LIMIT 1;

@@ -26,6 +26,9 @@ RUNS_A_LOOK = 24
 BY_HAND = "by hand"
 """The worker of a run that a person asked for: the audit trail has it."""
 
+DETAILS = "details"
+"""The part of a result that a report of the run shows, and no list."""
+
 Effect = Callable[[datetime], Awaitable[Mapping[str, Any]]]
 
 
@@ -42,7 +45,7 @@ class Job:
     """A scheduled job. `due(now, last)` says which times are due after the last recorded one.
 
     `effect(scheduled_for)` works in transactions of its own and may run again after a crash, so it is idempotent by itself; what it
-    returns is kept with the run. `since` says from when on there is anything to do, while no run is recorded.
+    returns is kept with the run, `details` for a report. `since` says from when on there is anything to do, while no run is recorded.
     """
 
     name: str
@@ -55,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run came to."""
+    """What one run came to; its details are in the record of the run alone."""
 
     job: str
     scheduled_for: datetime
@@ -142,4 +145,5 @@ async def run_locked(
     await connection.execute(SQL["record_run"], job.name, scheduled_for, began, finished, worker, asked_by, told)
     if looks_at_the_present(job):
         await connection.execute(SQL["forget_looks"], job.name, scheduled_for - KEEP_LOOKS)
-    return Outcome(job.name, scheduled_for, result, finished)
+    brief = {name: value for name, value in result.items() if name != DETAILS}
+    return Outcome(job.name, scheduled_for, brief, finished)

@@ -30,7 +30,10 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """One job. `waiting` are the times that have come and are not done; `next_due` the first of them, else the next to come."""
+    """One job. `waiting` are the times that have come and are not done; `next_due` the first of them, else the next to come.
+
+    `running`: somebody is at it at this moment, a worker or the API.
+    """
 
     name: str
     description: str
@@ -38,20 +41,44 @@ class JobState:
     waiting: Sequence[datetime]
     next_due: datetime | None
     overdue: bool
+    running: bool
 
 
 async def states(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[JobState]:
     """Return how each of `jobs` stands at `now`."""
     rows = await connection.fetch(SQL["last_runs"], [job.name for job in jobs])
     last = {row["job"]: _last(row) for row in rows}
-    return [_state(job, last.get(job.name), await waiting(connection, job, now), now) for job in jobs]
+    running = await being_run(connection, jobs)
+    return [
+        _state(job, last.get(job.name), await waiting(connection, job, now), now, running=job.name in running)
+        for job in jobs
+    ]
 
 
-def _state(job: Job, last: LastRun | None, ahead: Sequence[datetime], now: datetime) -> JobState:
+async def being_run(connection: Connection, jobs: Sequence[Job]) -> set[str]:
+    """Return the names of those jobs that somebody is at right now."""
+    return {row["job"] for row in await connection.fetch(SQL["being_run"], [job.name for job in jobs])}
+
+
+async def recent_runs(connection: Connection, job: str, most: int) -> list[LastRun]:
+    """Return the last runs of a job, the newest first, without their details."""
+    return [_last(row) for row in await connection.fetch(SQL["recent_runs"], job, most)]
+
+
+async def details_of_run(connection: Connection, job: str, at: datetime | None = None) -> tuple[datetime, Any] | None:
+    """Return what a run that ended left for a report, with the time that it was scheduled for: the run for `at`, or the last one.
+
+    None where there is no such run. The details are None where the run left none.
+    """
+    row = await connection.fetchrow(SQL["details_of_run"], job, at)
+    return (row["scheduled_for"], json.loads(row["details"]) if row["details"] else None) if row else None
+
+
+def _state(job: Job, last: LastRun | None, ahead: Sequence[datetime], now: datetime, *, running: bool) -> JobState:
     following = getattr(job.due, "next", None)
     next_due = ahead[0] if ahead else following(now) if following else None
     overdue = bool(ahead) and now - ahead[0] > OVERDUE_LOOKS * job.look_every
-    return JobState(job.name, job.description, last, ahead, next_due, overdue)
+    return JobState(job.name, job.description, last, ahead, next_due, overdue, running)
 
 
 def _last(row: Mapping[str, Any]) -> LastRun:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from services.api.auth.asking import Administrator
+from services.api.auth.principal import Principal
 from services.api.database import BILLING
 from services.api.fields import Answer, Body, Instant
 from services.api.problems import NOT_FOUND, Problem
@@ -40,6 +41,7 @@ class JobState(Answer):
     waiting: list[Instant]
     next_due: Instant | None
     overdue: bool
+    running: bool = Field(description="Whether somebody is at it at this moment.")
 
 
 class RunWish(Body):
@@ -70,14 +72,28 @@ async def list_jobs(request: Request, principal: Administrator) -> list[JobState
 @router.post("/{name}/run")
 async def run_job(request: Request, principal: Administrator, name: str, body: RunWish) -> Outcome:
     """Run a job now, for one scheduled time; hyphens may stand for the spaces of its name. What was run already is refused."""
+    return await _run(state_of(request), principal, await _named(state_of(request), name), body)
+
+
+async def begin_job(request: Request, principal: Administrator, name: str, body: RunWish) -> Outcome | None:
+    """The same, but without waiting for one that takes longer than two seconds: it goes on, and None is returned."""
     state = state_of(request)
+    job = await _named(state, name)
+    return await state.capabilities.background.begin(_run(state, principal, job, body))
+
+
+async def _run(state: State, principal: Principal, job: Job, body: RunWish) -> Outcome:
+    pool = await state.capabilities.pool(BILLING)
+    done = await run_by_hand(pool, state.clock, job, by=principal.name, at=body.at)
+    return Outcome(job=done.job, scheduled_for=done.scheduled_for, finished=done.finished, result=dict(done.result))
+
+
+async def _named(state: State, name: str) -> Job:
     jobs = {job.name.replace(" ", "-"): job for job in await _jobs(state)}
     job = jobs.get(name.strip().replace(" ", "-"))
     if job is None:
         raise Problem(NOT_FOUND, f"there is no job '{name}': there are {', '.join(jobs)}")
-    pool = await state.capabilities.pool(BILLING)
-    done = await run_by_hand(pool, state.clock, job, by=principal.name, at=body.at)
-    return Outcome(job=done.job, scheduled_for=done.scheduled_for, finished=done.finished, result=dict(done.result))
+    return job
 
 
 async def _jobs(state: State) -> Sequence[Job]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from services.api.admin.fields import Count, Currency, Id
@@ -80,6 +81,7 @@ class Version(Answer):
     limits: dict[str, int | None]
     hard_limits: bool
     meters: list[str] = Field(description="The keys of what is counted.")
+    meter_terms: Json = Field(description="What is counted and charged, as it was written.")
     minimum: Amount | None
 
 
@@ -94,6 +96,10 @@ class Plan(Answer):
     subscriptions: int = Field(description="Live subscriptions to it.")
     created_at: Instant
     versions: list[Version]
+
+
+class _Tried(Exception):
+    """A version was made for a look: it is undone."""
 
 
 class Opening(Body):
@@ -117,12 +123,21 @@ async def show_plan(request: Request, principal: Administrator, plan_id: str) ->
 
 
 @router.post("", status_code=201)
-async def publish_plan(request: Request, principal: Administrator, body: PlanWish) -> Published:
+async def publish_plan(
+    request: Request,
+    principal: Administrator,
+    body: PlanWish,
+    *,
+    dry_run: Annotated[bool, Query(description="Only say what would be made, or why it cannot be.")] = False,
+) -> Published:
     """Make a plan, or a new version of one. Subscriptions go by it from their next interval on; what was charged stands."""
     given = body.model_dump(exclude={"valid_from", "limits"}) | {"limits": body.limits.model_dump(exclude_unset=True)}
     given["meters"] = [{name: _exact(value) for name, value in meter.items()} for meter in body.meters]
-    async with state_of(request).database.operating(principal, body.note or "") as connection:
-        made = await publish(connection, checked(given), valid_from=body.valid_from)
+    with contextlib.suppress(_Tried):
+        async with state_of(request).database.operating(principal, body.note or "") as connection:
+            made = await publish(connection, checked(given), valid_from=body.valid_from)
+            if dry_run:
+                raise _Tried
     return Published(plan=made.plan_id, is_new=made.is_new, valid_from=None if made.is_new else made.valid_from)
 
 
@@ -152,13 +167,14 @@ async def _plan(connection: Connection, plan_id: str) -> Plan:
 
 async def _plans(connection: Connection, plan_id: str | None = None) -> list[Plan]:
     terms = await read_plans(connection)
+    meters = {row["id"]: row["meters"] for row in await connection.fetch(SQL["version_meters"], plan_id)}
     return [
-        Plan(**dict(row), versions=[_version(one) for one in terms[row["id"]].terms])
+        Plan(**dict(row), versions=[_version(one, meters[one.id]) for one in terms[row["id"]].terms])
         for row in await connection.fetch(SQL["plan_rows"], plan_id)
     ]
 
 
-def _version(terms: PlanTerms) -> Version:
+def _version(terms: PlanTerms, meters: str) -> Version:
     return Version(
         id=str(terms.id),
         valid_from=None if terms.valid_from == ALWAYS else terms.valid_from,
@@ -172,5 +188,6 @@ def _version(terms: PlanTerms) -> Version:
         limits={name: None if limit is None else int(limit) for name, limit in terms.limits.items()},
         hard_limits=terms.hard_limits,
         meters=[meter.key for meter in terms.meters],
+        meter_terms=meters,
         minimum=terms.minimum,
     )

@@ -63,6 +63,10 @@ SELECT p.id, p.name, p.description, p.features, p.is_active, p.created_at,
        (SELECT count(*) FROM subscriptions s WHERE s.plan_id = p.id AND s.status NOT IN ('cancelled', 'expired')) AS subscriptions
 FROM plans p WHERE $1::text IS NULL OR p.id = $1 ORDER BY p.id;
 
+-- name: version_meters
+-- What the versions of a plan ($1, or of all) count and charge, as it was written.
+SELECT id, meters FROM plan_versions WHERE $1::text IS NULL OR plan_id = $1;
+
 -- name: open_plan
 -- Lets a plan ($1) be subscribed to, or not any more ($2); true if there is one.
 UPDATE plans SET is_active = $2 WHERE id = $1 RETURNING true;
@@ -89,13 +93,15 @@ WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR coalesce(resolu
 ORDER BY quarantined_at DESC, id DESC LIMIT $5 OFFSET $6;
 
 -- name: held
--- Events that wait, or waited, for their subscription, key or original ($1: waiting, attributed, expired; NULL: any). Without their bytes.
+-- Events that wait, or waited, for their subscription, key or original ($1: waiting, attributed, expired; NULL: any), for a reason ($2; NULL:
+-- any). Without their bytes.
 SELECT id, reason, subscription_id, api_key_id, original_id, occurred_at, cluster, topic, partition, epoch, record_offset, batch_id, held_at,
        attributed_at, attributed_batch_id, expired_at, expired_by, expired_why
 FROM held_events
 WHERE ($1::text IS NULL OR $1 = CASE WHEN expired_at IS NOT NULL THEN 'expired' WHEN attributed_at IS NOT NULL THEN 'attributed' ELSE 'waiting' END)
-  AND ($2::timestamptz IS NULL OR (held_at, id) < ($2, $3::uuid))
-ORDER BY held_at DESC, id DESC LIMIT $4 OFFSET $5;
+  AND ($2::text IS NULL OR reason = $2)
+  AND ($3::timestamptz IS NULL OR (held_at, id) < ($3, $4::uuid))
+ORDER BY held_at DESC, id DESC LIMIT $5 OFFSET $6;
 
 -- name: audit
 -- The audit trail: by an actor ($1), by or about a user ($2), of one action or its kind ($3: subscription.suspended or subscription), of a
@@ -173,6 +179,10 @@ ORDER BY u.created_at DESC, u.id DESC LIMIT $7 OFFSET $8;
 SELECT count(*) FROM users u
 WHERE ($1::text IS NULL OR strpos(lower(concat_ws(' ', u.email, u.username, u.full_name)), lower($1)) > 0)
   AND ($2::text IS NULL OR $2 = ANY (u.roles)) AND ($3::text IS NULL OR u.subscription_tier = $3) AND ($4::boolean IS NULL OR u.is_active = $4);
+
+-- name: user_names
+-- What users ($1) are called: by their name, else by their e-mail address.
+SELECT id, coalesce(nullif(full_name, ''), email) AS name FROM users WHERE id = ANY($1::uuid[]);
 
 -- name: user
 -- One user ($1).

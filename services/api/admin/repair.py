@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -12,13 +12,16 @@ from pydantic import Field, model_validator
 from services.api.admin.fields import Why
 from services.api.admin.listing import fetch_page
 from services.api.auth.asking import Administrator
-from services.api.database import OPERATOR
+from services.api.database import INGEST, OPERATOR
 from services.api.fields import Answer, Body, Instant
 from services.api.paging import Listing, Page
 from services.api.state import State, state_of
 from services.ingest import holding, quarantine
 
 router = APIRouter(prefix="/api/v1/admin", tags=["admin: repair"])
+
+MOST_WAITED_FOR: Final = 100
+"""Who is waited for, at most, in one answer."""
 
 
 class Place(Answer):
@@ -132,6 +135,20 @@ class WholeHeld(Held):
     """A held event with its bytes."""
 
     content: Content
+    is_known: bool = Field(
+        description="Whether what it waits for exists by now: running ingest workers store it within a second then."
+    )
+
+
+class WaitedFor(Answer):
+    """A subscription, key or original that is not known, and how many events wait for it since when."""
+
+    reason: str
+    subscription_id: UUID | None
+    api_key_id: UUID | None
+    original_id: UUID | None
+    events: int
+    since: Instant
 
 
 class Expiry(Body):
@@ -215,18 +232,32 @@ async def list_held(
     paging: Page,
     *,
     state: Literal["waiting", "attributed", "expired"] | None = "waiting",
+    reason: str | None = None,
 ) -> Listing[Held]:
     """List held events, the newest first: without a word those that wait."""
     async with state_of(request).database.reading(principal) as connection:
-        return await fetch_page(connection, "held", {"state": state}, paging, Held, key=("held_at", "id"))
+        filters = {"state": state, "reason": reason}
+        return await fetch_page(connection, "held", filters, paging, Held, key=("held_at", "id"))
+
+
+@router.get("/held/waiting")
+async def count_held(request: Request, principal: Administrator) -> list[WaitedFor]:
+    """Say who is waited for, the longest first: at most 100."""
+    async with state_of(request).database.operating(principal) as connection:
+        found = await holding.count_waiting(connection, MOST_WAITED_FOR)
+    return [WaitedFor.model_validate(one, from_attributes=True) for one in found]
 
 
 @router.get("/held/{event_id}")
 async def show_held(request: Request, principal: Administrator, event_id: UUID) -> WholeHeld:
-    """Show a held event with its bytes."""
-    async with state_of(request).database.operating(principal) as connection:
+    """Show a held event with its bytes, and whether what it waits for is there by now."""
+    database = state_of(request).database
+    async with database.operating(principal) as connection:
         [found] = await holding.find(connection, [event_id])
-    return WholeHeld(**dict(Held.model_validate(found, from_attributes=True)), content=_content(found))
+    async with database.writing(principal, role=INGEST) as connection:
+        is_known = await holding.owner_exists(connection, event_id)
+    facts = Held.model_validate(found, from_attributes=True)
+    return WholeHeld(**dict(facts), content=_content(found), is_known=is_known)
 
 
 @router.post("/held/expire")

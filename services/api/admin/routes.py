@@ -6,12 +6,14 @@ from fastapi import APIRouter
 
 from services.api.admin import (
     audit,
+    invoice_runs,
     jobs,
     libraries,
     models,
     people,
     plans,
     prices,
+    reconciliation,
     repair,
     subscription_steps,
     subscriptions,
@@ -29,8 +31,10 @@ for part in (
     models,
     prices,
     money,
+    invoice_runs,
     repair,
     jobs,
+    reconciliation,
     audit,
     libraries,
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from pydantic import Field, SecretStr
 from services.accounts.users import desk
 from services.api.admin.fields import MaybeWhy, Why
 from services.api.admin.listing import SQL, Json, fetch_page
-from services.api.auth.asking import Administrator
+from services.api.auth.asking import Administrator, Finance
 from services.api.fields import Amount, Answer, Body, Instant
 from services.api.paging import Listing, Page
 from services.api.problems import NOT_FOUND, Problem
@@ -170,6 +171,12 @@ async def anonymise_user(request: Request, principal: Administrator, user_id: UU
     async with state_of(request).database.operating(principal, body.why) as connection:
         await desk.anonymise(connection, user_id)
         return await _user(connection, user_id)
+
+
+async def names_of(request: Request, principal: Finance, users: Iterable[UUID]) -> dict[UUID, str]:
+    """Return what users are called, for lists of what is theirs."""
+    async with state_of(request).database.reading(principal) as connection:
+        return {row["id"]: row["name"] for row in await connection.fetch(SQL["user_names"], list(set(users)))}
 
 
 async def _user(connection: Connection, user_id: UUID) -> User:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from services.api.console.wording import N_
 
-Kind = Literal["text", "number", "amount", "credits", "moment", "badge", "code"]
+Kind = Literal["text", "word", "number", "amount", "credits", "moment", "age", "badge", "code"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ def text(value: Any, href: str = "") -> Cell:
     return Cell(value, "text", href)
 
 
+def word(value: str | None, href: str = "") -> Cell:
+    """A word of ours, such as a reason: it is translated."""
+    return Cell(value, "word", href)
+
+
 def number(value: float | Decimal | None) -> Cell:
     """A count."""
     return Cell(value, "number")
@@ -46,6 +51,11 @@ def amount(value: Decimal | None, currency: str) -> Cell:
 def moment(value: datetime | None) -> Cell:
     """A time."""
     return Cell(value, "moment")
+
+
+def age(value: datetime | None) -> Cell:
+    """How long ago a time was."""
+    return Cell(value, "age")
 
 
 def badge(status: str | None) -> Cell:
@@ -81,6 +91,24 @@ class Table:
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers."""
         return bool(self.rows) and self.rows[0][column].is_number
+
+
+T = TypeVar("T")
+Column = tuple[str, Callable[[T], Cell]]
+"""A header, and the cell under it of each thing in a list."""
+
+
+def table_of(
+    caption: str,
+    items: Sequence[T],
+    *columns: Column[T],
+    empty: str = N_("There is nothing here."),
+    cursor: str | None = None,
+    filters: Sequence[Filter] = (),
+) -> Table:
+    """Return a table with a row for each thing."""
+    rows = [[cell(item) for _, cell in columns] for item in items]
+    return Table(caption, [header for header, _ in columns], rows, empty, cursor, filters)
 
 
 def any_of(*states: str) -> tuple[tuple[str, str], ...]:

@@ -8,14 +8,17 @@ import hmac
 import secrets
 import ssl
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlencode
 
 import structlog
 
-from services.api.auth.oidc.fetching import AWAY, Unanswered, discover, fetch_json
+from services.api.auth.oidc.discovery import Discovery
+from services.api.auth.oidc.fetching import AWAY, Unanswered, fetch_json
 from services.api.auth.oidc.keys import is_safe, tls_context
 from services.api.console.wording import N_
 from services.api.settings import Settings
+from shared.clock import Clock
 from shared.errors import ConfigurationError, ServiceUnavailable
 
 log = structlog.get_logger("api.auth")
@@ -46,7 +49,7 @@ class Got:
 class CodeFlow:
     """The console as a client of one issuer; with a secret a confidential one."""
 
-    issuer: str
+    discovery: Discovery
     client_id: str
     client_secret: str
     scopes: str
@@ -97,7 +100,7 @@ class CodeFlow:
 
     async def _endpoint(self, name: str) -> str:
         try:
-            found = await discover(self.tls, self.issuer)
+            found = await self.discovery.document()
         except (Unanswered, *AWAY) as error:
             raise self._away() from error
         where = found.get(name)
@@ -109,7 +112,7 @@ class CodeFlow:
         return ServiceUnavailable("the identity provider does not answer: try again")
 
 
-def code_flow_of(settings: Settings) -> CodeFlow | None:
+def code_flow_of(settings: Settings, clock: Clock) -> CodeFlow | None:
     """Return how the console signs in at the identity provider; None where that is not set. Raises `ConfigurationError`."""
     if not settings.oidc_client_id:
         return None
@@ -117,10 +120,11 @@ def code_flow_of(settings: Settings) -> CodeFlow | None:
         raise ConfigurationError(
             "TALLYSTICK_OIDC_CLIENT_ID is set, and TALLYSTICK_OIDC_ISSUER is not: who is it a client of?"
         )
+    tls = tls_context(settings.oidc_ca_file)
     return CodeFlow(
-        settings.oidc_issuer,
+        Discovery(settings.oidc_issuer, tls, clock, timedelta(seconds=settings.oidc_keys_seconds)),
         settings.oidc_client_id,
         settings.oidc_client_secret.get_secret_value(),
         settings.oidc_scopes,
-        tls_context(settings.oidc_ca_file),
+        tls,
     )

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from services.api.console.cells import Table
+from services.api.console.navigation import sees
 from services.api.console.rendering import page
 from services.api.console.signed_in import Session
 
@@ -25,9 +26,10 @@ async def show_list(
     return await page(request, session, "operator/list.html", title=title, tables=tables, hint=hint, actions=actions)
 
 
-def customer_page(user_id: object) -> str:
-    """Return the address of a customer's page."""
-    return f"/console/customers/{user_id}"
+def customer_page(user_id: object, session: Session | None = None) -> str:
+    """Return the address of a customer's page; nothing for a `session` that may not see it."""
+    shown = session is None or sees(session.principal, "operator")
+    return f"/console/customers/{user_id}" if shown else ""
 
 
 def invoice_page(reference: object) -> str:

@@ -1,5 +1,6 @@
-"""How the pipeline stands, for operators: read from the database alone, so that it is told also where no Prometheus is."""
+"""How the pipeline stands, for operators: read from the database, so that it is told also where no Prometheus is."""
 
-from services.api.operation.reading import Service, Standing, Unpublished, read_standing
+from services.api.operation.lag import Ends, Lag
+from services.api.operation.reading import Freshness, Service, Standing, Unpublished, read_standing
 
-__all__ = ["Service", "Standing", "Unpublished", "read_standing"]
+__all__ = ["Ends", "Freshness", "Lag", "Service", "Standing", "Unpublished", "read_standing"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.billing.reconciliation.jobs import RECONCILE
+from services.api.operation.lag import Lag, read_lag
+from services.billing.reconciliation.report import RECONCILE
 from shared.jobs import last_result
 from shared.outbox import Outbox
 from shared.postgres import Connection
@@ -36,11 +37,22 @@ class Unpublished:
 
 
 @dataclass(frozen=True, slots=True)
+class Freshness:
+    """For how many seconds batches of the last five minutes were on their way to a service; `in_time` is the share within three seconds."""
+
+    service: str
+    batches: int
+    median: float
+    p99: float
+    in_time: float
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How the pipeline stands. `records` are all that ingest has read; each was inserted, a duplicate, quarantined, held, or a gap.
 
     `proved_at` and what follows are of the last reconciliation that ended; None and nothing before there was one. `differing` names the
-    checks that do not hold, `under_way` those that wait for messages on their way.
+    checks that do not hold, `under_way` those that wait for messages on their way. `lag` is None where the broker has not said how far it is.
     """
 
     records: int
@@ -51,6 +63,8 @@ class Standing:
     gaps: int
     services: Sequence[Service]
     outboxes: Sequence[Unpublished]
+    freshness: Sequence[Freshness]
+    lag: Sequence[Lag] | None
     quarantined: int
     quarantined_since: datetime | None
     held: int
@@ -62,8 +76,8 @@ class Standing:
     under_way: Sequence[str]
 
 
-async def read_standing(connection: Connection) -> Standing:
-    """Return how the pipeline stands, as `connection`, in a snapshot, sees it."""
+async def read_standing(connection: Connection, ends: Mapping[tuple[str, int], int] | None = None) -> Standing:
+    """Return how the pipeline stands, as `connection`, in a snapshot, sees it; `ends` of the topics, where the broker has said them."""
     ingest = await connection.fetchrow(_SQL["ingest"])
     waiting = await connection.fetchrow(_SQL["waiting"])
     proved_at, verdict = await last_result(connection, RECONCILE) or (None, {})
@@ -78,6 +92,8 @@ async def read_standing(connection: Connection) -> Standing:
         outboxes=[
             Unpublished(service, *await Outbox(f"{service}_outbox").waiting(connection)) for service in _PUBLISHING
         ],
+        freshness=[Freshness(**row) for row in await connection.fetch(_SQL["freshness"])],
+        lag=None if ends is None else await read_lag(connection, ends),
         **waiting,
         proved_at=proved_at,
         checks=verdict.get("checks", 0),

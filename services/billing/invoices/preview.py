@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -22,11 +23,17 @@ from services.billing.invoices.lines import Line, grant_line
 from services.billing.invoices.setting_off import set_offs
 from services.billing.invoices.setting_off_charges import set_offs_of_charges
 from services.billing.invoices.terms import CustomerTerms, Terms
+from services.billing.plans.charge import Charge
 from services.billing.plans.due import charges_due
 from shared.ids import uuid7
 from shared.money import exact, round_money
 from shared.period import Period
 from shared.postgres import Connection
+
+CUSTOMERS_AT_ONCE: Final = 50
+"""Customers whose invoices are computed together."""
+MOST_PREVIEWED: Final = 500
+"""Invoices that the preview of a run computes: who has more customers sees how many, and the first of them."""
 
 _decode_party = msgspec.json.Decoder(Party).decode
 
@@ -54,32 +61,80 @@ async def preview(
     """
     terms = terms or Terms()
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        charges = await charges_due(connection, period, user_id)
-        customers = sorted({*await store.customers_with_usage(connection, period, user_id), *charges})
-        issued = await store.invoiced(connection, period, user_id)
-        drafts = {uuid7(): customer for customer in customers if customer not in issued}
-        of = await store.customer_terms(connection, drafts.values(), terms)
-        unbilled = await store.unbilled(connection, period, drafts)
-        if now < period.end:  # the month before is invoiced by itself, not as adjustments of this one
-            last = Period.month_of(period.start - timedelta(microseconds=1))
-            closed = await store.invoiced(connection, last, user_id)
-            unbilled = [g for g in unbilled if g.period_start != last.start or drafts[g.invoice_id] in closed]
-        off = await set_offs(connection, period, drafts, unbilled, claimed=False)
-        open_ = [group for group in unbilled if group.line_id not in off.groups]
-        groups, notes = await plan_notes(connection, period, drafts, open_, of)
-        groups += [group for group in unbilled if group.line_id in off.groups]
-        off.add(await set_offs_of_charges(connection, drafts, charges, claimed=False))
-        carried = await store.carried(connection, drafts.values())
-        lines = compose(period, drafts, groups, charges, carried, set_offs=off.lines)
-        previews = []
-        for id_, found in lines.items():
-            customer = drafts[id_]
-            whole = balanced(found)
+        charges, customers = await _to_be_invoiced(connection, period, user_id)
+        return await _previews(connection, period, customers, charges, now=now, terms=terms, only_user=user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPreview:
+    """What closing a period would issue now. `customers` is how many invoices there would be; `previews` are the first of them."""
+
+    customers: int
+    previews: Sequence[Preview]
+
+
+async def preview_run(
+    connection: Connection, period: Period, *, now: datetime, terms: Terms, most: int = MOST_PREVIEWED
+) -> RunPreview:
+    """Return what closing a period would issue, for at most so many customers. Reads only, in one snapshot.
+
+    Raises `ConfigurationError` where the legal entity that issues them is missing.
+    """
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await store.require_entity(connection, terms.entity)
+        charges, customers = await _to_be_invoiced(connection, period, None)
+        previews: list[Preview] = []
+        for start in range(0, min(len(customers), most), CUSTOMERS_AT_ONCE):
+            some = customers[start : min(start + CUSTOMERS_AT_ONCE, most)]
+            previews += await _previews(connection, period, some, charges, now=now, terms=terms)
+        return RunPreview(len(customers), previews)
+
+
+async def _to_be_invoiced(
+    connection: Connection, period: Period, only_user: UUID | None
+) -> tuple[dict[Customer, list[Charge]], list[Customer]]:
+    """Return the charges that are due, and who has no invoice for the period yet, in the order in which closing takes them."""
+    charges = await charges_due(connection, period, only_user)
+    issued = await store.invoiced(connection, period, only_user)
+    customers = {*await store.customers_with_usage(connection, period, only_user), *charges} - issued
+    return charges, sorted(customers)
+
+
+async def _previews(
+    connection: Connection,
+    period: Period,
+    customers: Sequence[Customer],
+    charges: Mapping[Customer, list[Charge]],
+    *,
+    now: datetime,
+    terms: Terms,
+    only_user: UUID | None = None,
+) -> list[Preview]:
+    drafts = {uuid7(): customer for customer in customers}
+    of = await store.customer_terms(connection, drafts.values(), terms)
+    unbilled = await store.unbilled(connection, period, drafts)
+    if now < period.end:  # the month before is invoiced by itself, not as adjustments of this one
+        last = Period.month_of(period.start - timedelta(microseconds=1))
+        closed = await store.invoiced(connection, last, only_user)
+        unbilled = [g for g in unbilled if g.period_start != last.start or drafts[g.invoice_id] in closed]
+    off = await set_offs(connection, period, drafts, unbilled, claimed=False)
+    open_ = [group for group in unbilled if group.line_id not in off.groups]
+    groups, notes = await plan_notes(connection, period, drafts, open_, of)
+    groups += [group for group in unbilled if group.line_id in off.groups]
+    mine = {customer: charges[customer] for customer in customers if customer in charges}
+    off.add(await set_offs_of_charges(connection, drafts, mine, claimed=False))
+    carried = await store.carried(connection, drafts.values())
+    lines = compose(period, drafts, groups, mine, carried, set_offs=off.lines)
+    granted = await store.with_grants(connection, drafts.values())
+    previews = []
+    for id_, found in lines.items():
+        customer, whole = drafts[id_], balanced(found)
+        if customer in granted:
             whole += await _grants(connection, customer, whole, now)
-            invoice = make_invoice(id_, *customer, whole, tax=of[user_id].tax)
-            mine = [plan.note.total for plan in notes if plan.invoice.currency == customer.currency]
-            previews.append(_preview(invoice, of[user_id], period, now, sum(mine, Decimal(0))))
-        return previews
+        invoice = make_invoice(id_, *customer, whole, tax=of[customer.user_id].tax)
+        back = [p.note.total for p in notes if (p.invoice.user_id, p.invoice.currency) == customer]
+        previews.append(_preview(invoice, of[customer.user_id], period, now, sum(back, Decimal(0))))
+    return previews
 
 
 async def _grants(connection: Connection, customer: Customer, lines: Sequence[Line], now: datetime) -> list[Line]:

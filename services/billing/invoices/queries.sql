@@ -12,9 +12,9 @@ WHERE NOT EXISTS (SELECT FROM invoices i WHERE i.user_id = c.user_id AND i.curre
 ORDER BY c.user_id, c.currency;
 
 -- name: invoiced
--- In which currencies user $1 has an invoice for [$2, $3) that is issued and not to be made anew.
+-- In which currencies user $1 (NULL: who, and in which currencies) has an invoice for [$2, $3) that is issued and not to be made anew.
 SELECT user_id, currency FROM invoices
-WHERE user_id = $1 AND kind = 'usage' AND NOT rebilled AND period_start = $2 AND period_end = $3 AND number IS NOT NULL;
+WHERE ($1::uuid IS NULL OR user_id = $1) AND kind = 'usage' AND NOT rebilled AND period_start = $2 AND period_end = $3 AND number IS NOT NULL;
 
 -- name: entity_exists
 -- Whether there is such a legal entity.

@@ -30,8 +30,8 @@ async def customers_with_usage(connection: Connection, period: Period, only_user
     return [Customer(*row) for row in rows]
 
 
-async def invoiced(connection: Connection, period: Period, user_id: UUID) -> set[Customer]:
-    """Return what a user has been invoiced for a period, by currency."""
+async def invoiced(connection: Connection, period: Period, user_id: UUID | None) -> set[Customer]:
+    """Return who has been invoiced for a period, by currency: of a user, or of all."""
     return {Customer(*row) for row in await connection.fetch(SQL["invoiced"], user_id, period.start, period.end)}
 
 

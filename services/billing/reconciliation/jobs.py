@@ -10,14 +10,13 @@ from typing import Any
 from services.billing import metrics
 from services.billing.beginning import first_rated
 from services.billing.reconciliation.reconcile import reconcile
-from shared.jobs import Every, Job, last_result
+from services.billing.reconciliation.report import RECONCILE, as_details
+from shared.jobs import DETAILS, Every, Job, last_result
 from shared.postgres import Pool
-
-RECONCILE = "reconcile"
 
 
 def reconciliation_job(pool: Pool, *, every: timedelta) -> Job:
-    """Prove the books every so often. The verdict is kept with the run; `LastReconciliation` makes it a metric."""
+    """Prove the books every so often. The verdict and its figures are kept with the run; `LastReconciliation` makes it a metric."""
 
     async def prove(_scheduled_for: datetime) -> Mapping[str, Any]:
         async with pool.acquire() as connection:
@@ -27,6 +26,7 @@ def reconciliation_job(pool: Pool, *, every: timedelta) -> Job:
             "checks": len(checks),
             "differing": [check.name for check in broken if not check.eventual],
             "under_way": [check.name for check in broken if check.eventual],
+            DETAILS: as_details(checks),
         }
 
     return Job(

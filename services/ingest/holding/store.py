@@ -62,9 +62,9 @@ class Held:
     expired_why: str | None
 
 
-async def count_waiting(connection: Connection) -> list[WaitingFor]:
-    """Return who is waited for, the longest first."""
-    return [WaitingFor(**row) for row in await connection.fetch(_SQL["waiting_for"])]
+async def count_waiting(connection: Connection, most: int | None = None) -> list[WaitingFor]:
+    """Return who is waited for, the longest first; all, or at most so many."""
+    return [WaitingFor(**row) for row in await connection.fetch(_SQL["waiting_for"], most)]
 
 
 async def list_waiting(connection: Connection, limit: int) -> list[Held]:
@@ -78,6 +78,11 @@ async def find(connection: Connection, ids: Sequence[UUID]) -> list[Held]:
     if missing := sorted(set(ids) - {event.id for event in found}, key=str):
         raise NeverHeld(f"never held: {', '.join(map(str, missing))}; see 'tallystick held list'")
     return found
+
+
+async def owner_exists(connection: Connection, event_id: UUID) -> bool:
+    """Return whether what an event waits for exists by now: a worker stores it within a second then. Asked with the rights of ingest."""
+    return bool(await connection.fetchval(_SQL["owner_exists"], event_id))
 
 
 async def expire(connection: Connection, ids: Sequence[UUID], *, actor: str, why: str) -> int:

@@ -12,7 +12,7 @@ from shared.ids import uuid7
 from shared.postgres import Pool
 from tests.integration.api.facts import Customer, Facts
 from tests.integration.api.test_admin_writing import make_session, quarantine
-from tests.integration.schema_facts import insert, make_model, make_price, make_user
+from tests.integration.schema_facts import insert, make_model, make_price, make_subscription, make_user
 
 ADMIN = "/api/v1/admin"
 
@@ -142,7 +142,13 @@ async def test_refused_and_held_records_are_shown_with_their_bytes(
         )  # fmt: skip
     [held] = await pages(client, admin, "/held")
     assert held["id"] == str(row["id"])
-    assert (await get(client, admin, f"/held/{row['id']}"))["content"]["value_base64"] == "/w=="
+    shown = await get(client, admin, f"/held/{row['id']}")
+    assert (shown["content"]["value_base64"], shown["is_known"]) == ("/w==", False)
+    [waiting] = await get(client, admin, "/held/waiting")
+    assert (waiting["subscription_id"], waiting["events"]) == (str(row["subscription_id"]), 1)
+    async with database_pool.acquire() as connection:
+        await make_subscription(connection, id=row["subscription_id"])
+    assert (await get(client, admin, f"/held/{row['id']}"))["is_known"]
     assert await pages(client, admin, "/held?state=expired") == []
     await get(client, admin, f"/held/{uuid7()}", 404)
 

@@ -22,7 +22,7 @@ from tests.integration.api.test_wrong_tenant import routes
 from tests.integration.schema_facts import insert, make_model, make_subscription
 
 ADMIN: Final = "/api/v1/admin"
-MONEY: Final = ("/credits/", "/payments/", "/payments")
+MONEY: Final = ("/credits/", "/payments/", "/payments", "/invoice-runs", "/reconciliation")
 """What finance does, too."""
 LATER: Final = "2036-01-01T00:00:00Z"
 NEVER_SET: Final = "POST PUT PATCH DELETE"
@@ -36,7 +36,9 @@ def writing_routes() -> set[str]:
     }
 
 
-OWN_TRANSACTIONS: Final = {"/payments/{payment_id}/refunds", "/quarantine/replay", "/jobs/{name}/run"}
+OWN_TRANSACTIONS: Final = {
+    "/payments/{payment_id}/refunds", "/quarantine/replay", "/jobs/{name}/run", "/invoice-runs/{month}",
+}  # fmt: skip
 """What runs in transactions of its capability, several or long ones: the trail has who acted, not from where."""
 
 
@@ -255,6 +257,8 @@ async def walk_money(walk: Walk, ada: Customer) -> None:
         "POST", "/payments/{payment_id}/refunds", {"amount": "5", "why": "sorry"}, 201, payment_id=paid["id"]
     )
     assert (back["status"], back["left"]) == ("completed", "15")
+    issued = await walk.go("POST", "/invoice-runs/{month}", {}, month="2026-10")
+    assert issued == {"month": "2026-10", "state": "done", "invoices": 0, "failures": 0}
 
 
 async def walk_repair(walk: Walk, ada: Customer) -> None:

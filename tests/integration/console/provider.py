@@ -29,6 +29,8 @@ class Provider:
     url: str = ""
     challenges: dict[str, str] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)
+    discovered: int = 0
+    is_away: bool = False
 
     def authorize(self, query: dict[str, str]) -> str:
         """Return where the browser is sent: the person is known, and agrees."""
@@ -75,7 +77,10 @@ def running_provider(clock: Clock, callback: str, *, asks: bool = False) -> Iter
                 self.end_headers()
             elif path == "/keys":
                 self._say({"keys": [public_jwk("first")]})
+            elif found.is_away:
+                self._say(None)
             else:
+                found.discovered += 1
                 self._say({
                     "issuer": found.url, "jwks_uri": f"{found.url}/keys", "token_endpoint": f"{found.url}/token",
                     "authorization_endpoint": f"{found.url}/authorize",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from uuid import UUID, uuid4
 
 import httpx
@@ -17,9 +18,11 @@ from tests.integration.schema_facts import make_subscription, make_user
 
 OPERATOR_PAGES = (
     "/console/health", "/console/customers", "/console/quarantine", "/console/held", "/console/prices", "/console/prices/new",
-    "/console/jobs", "/console/audit",
+    "/console/jobs", "/console/audit", "/console/plans", "/console/plans/new", "/console/subscriptions",
 )  # fmt: skip
-FINANCE_PAGES = ("/console/finance/invoices", "/console/finance/payments")
+FINANCE_PAGES = (
+    "/console/finance/invoices", "/console/finance/payments", "/console/finance/runs", "/console/finance/runs/2026-10", "/console/reconciliation",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [*OPERATOR_PAGES, *FINANCE_PAGES])
@@ -80,12 +83,12 @@ async def test_a_subscription_is_suspended_and_reactivated_in_two_steps_with_a_r
     wrong = await client.post(f"{page}/suspend/preview", data={"csrf": csrf_of(asked), "why": ""})
     assert wrong.status_code == 422
     assert "Please fill this in." in wrong.text
-    before = await client.post(f"{page}/suspend/preview", data=_hidden(asked) | {"why": "a <b>fraud</b>"})
+    before = await client.post(f"{page}/suspend/preview", data=hidden(asked) | {"why": "a <b>fraud</b>"})
     assert "a &lt;b&gt;fraud&lt;/b&gt;" in before.text
     assert await _status(database_pool, subscription) == "active", "looking at it changes nothing"
 
     for _ in range(2):  # a double click
-        done = await client.post(f"{page}/suspend", data=_hidden(before))
+        done = await client.post(f"{page}/suspend", data=hidden(before))
         assert (done.status_code, done.headers["location"]) == (303, f"/console/customers/{user}")
     assert await _status(database_pool, subscription) == "suspended"
     entries = await database_pool.fetch(
@@ -96,8 +99,8 @@ async def test_a_subscription_is_suspended_and_reactivated_in_two_steps_with_a_r
     assert "ada@example.com" in entries[0]["actor"]
 
     asked = await client.get(f"{page}/reactivate")
-    before = await client.post(f"{page}/reactivate/preview", data=_hidden(asked) | {"why": "a mistake"})
-    await client.post(f"{page}/reactivate", data=_hidden(before))
+    before = await client.post(f"{page}/reactivate/preview", data=hidden(asked) | {"why": "a mistake"})
+    await client.post(f"{page}/reactivate", data=hidden(before))
     assert await _status(database_pool, subscription) == "active"
     shown = await client.get(f"/console/customers/{user}")
     assert f"{page}/suspend" in shown.text
@@ -141,9 +144,9 @@ async def test_a_record_in_quarantine_is_read_and_tried_again(
     shown = await client.get(page)
     assert "usage.events/" in shown.text
     assert str(ada.subscription_id) in shown.text, "its bytes are readable"
-    before = await client.post(f"{page}/replay/preview", data=_hidden(shown) | {"why": "a mended gateway"})
+    before = await client.post(f"{page}/replay/preview", data=hidden(shown) | {"why": "a mended gateway"})
     for _ in range(2):
-        assert (await client.post(f"{page}/replay", data=_hidden(before))).status_code == 303
+        assert (await client.post(f"{page}/replay", data=hidden(before))).status_code == 303
     assert await database_pool.fetchval("SELECT count(*) FROM usage_logs") == 1
     assert "replayed" in (await client.get(page)).text
 
@@ -174,17 +177,17 @@ async def test_a_price_is_tried_on_history_before_it_is_set(
     await sign_in("admin")
     asked = await client.get("/console/prices/new", params={"model": MODEL})
     wish = {"model": MODEL, "currency": "USD", "input_per_1k": "2", "output_per_1k": "0"}
-    wrong = await client.post("/console/prices/new/preview", data=_hidden(asked) | wish | {"input_per_1k": "a lot"})
+    wrong = await client.post("/console/prices/new/preview", data=hidden(asked) | wish | {"input_per_1k": "a lot"})
     assert (wrong.status_code, 'value="a lot"' in wrong.text) == (422, True)
 
     prices = await database_pool.fetchval("SELECT count(*) FROM model_prices")
-    tried = await client.post("/console/prices/new/preview", data=_hidden(asked) | wish)
+    tried = await client.post("/console/prices/new/preview", data=hidden(asked) | wish)
     assert tried.status_code == 200, tried.text
     assert str(billed.customer.user_id) in tried.text
     assert await database_pool.fetchval("SELECT count(*) FROM model_prices") == prices, "trying changes nothing"
-    first = await client.post("/console/prices/new", data=_hidden(tried))
+    first = await client.post("/console/prices/new", data=hidden(tried))
     assert first.status_code == 303, first.text
-    second = await client.post("/console/prices/new", data=_hidden(tried))
+    second = await client.post("/console/prices/new", data=hidden(tried))
     assert second.status_code == 409
     assert await database_pool.fetchval("SELECT count(*) FROM model_prices") == prices + 1
     timeline = await client.get(first.headers["location"])
@@ -206,11 +209,11 @@ async def test_health_tells_what_waits(
     assert "/console/quarantine" in shown.text
 
 
-def _hidden(answer: httpx.Response) -> dict[str, str]:
+def hidden(answer: httpx.Response) -> dict[str, str]:
     """What the form of a page carries, as a browser sends it back."""
     found = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', answer.text))
     found["csrf"] = field_of(answer, "csrf")
-    return {name: value.replace("&lt;", "<").replace("&gt;", ">") for name, value in found.items() if name != "next"}
+    return {name: unescape(value) for name, value in found.items() if name != "next"}
 
 
 async def _status(pool: Pool, subscription: UUID) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -66,6 +67,20 @@ async def test_somebody_signs_in_with_their_organisation(
     assert "grace" in page.text
     visitor.cookies.delete("tallystick_session")  # as the browser does when it expires
     assert (await visitor.get("/console/")).status_code == 200, "refreshed at the issuer"
+
+
+async def test_what_the_issuer_says_of_itself_is_kept_for_an_hour_and_while_it_is_away(
+    visitor: httpx.AsyncClient, provider: Provider, clock: FixedClock
+) -> None:
+    for _ in range(3):
+        await come_back(visitor)
+    assert provider.discovered == 1
+    clock.at += timedelta(hours=1)
+    await come_back(visitor)
+    assert provider.discovered == 2
+    clock.at += timedelta(hours=1)
+    provider.is_away = True
+    await come_back(visitor)
 
 
 async def test_an_answer_that_nobody_asked_for_is_refused(visitor: httpx.AsyncClient, provider: Provider) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from services.api.admin.audit import list_audit_entries
-from services.api.console.cells import Filter, Table, code, moment, text
+from services.api.admin.audit import Entry, list_audit_entries
+from services.api.console.cells import Filter, code, moment, table_of, text
 from services.api.console.listing import customer_page, show_list
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute
@@ -35,27 +35,24 @@ async def show_audit(  # noqa: PLR0917 (called by name)
     found = await list_audit_entries(
         request, session.principal, Paging(50, cursor=cursor), actor=actor or None, action=action or None, user=user
     )
-    rows = [
-        (
-            moment(one.created_at),
-            text(one.actor),
-            text(one.action),
-            text(
-                one.resource_type and f"{one.resource_type} {one.resource_id or ''}",
-                customer_page(one.user_id) if one.user_id else "",
-            ),
-            code(_short(one.before)),
-            code(_short(one.after)),
-            code(one.ip_address),
-        )
-        for one in found.items
-    ]
-    headers = (N_("Time"), N_("Who"), N_("What"), N_("Of what"), N_("Before"), N_("After"), N_("From"))
-    table = Table(
-        N_("Audit log"), headers, rows, N_("There is nothing here."), found.next_cursor,
-        (Filter("actor", N_("Who")), Filter("action", N_("What"))),
-    )  # fmt: skip
+    table = table_of(
+        N_("Audit log"),
+        found.items,
+        (N_("Time"), lambda one: moment(one.created_at)),
+        (N_("Who"), lambda one: text(one.actor)),
+        (N_("What"), lambda one: text(one.action)),
+        (N_("Of what"), lambda one: text(_subject(one), customer_page(one.user_id) if one.user_id else "")),
+        (N_("Before"), lambda one: code(_short(one.before))),
+        (N_("After"), lambda one: code(_short(one.after))),
+        (N_("From"), lambda one: code(one.ip_address)),
+        cursor=found.next_cursor,
+        filters=(Filter("actor", N_("Who")), Filter("action", N_("What"))),
+    )
     return await show_list(request, session, N_("Audit log"), table)
+
+
+def _subject(one: Entry) -> str | None:
+    return one.resource_type and f"{one.resource_type} {one.resource_id or ''}"
 
 
 def _short(value: object) -> str | None:

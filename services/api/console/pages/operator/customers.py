@@ -8,12 +8,13 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from services.api.admin.credits import list_payments
 from services.api.admin.people import NoteWish, list_notes, write_note
 from services.api.admin.subscriptions import Subscription, list_all_subscriptions
 from services.api.admin.users import list_users, show_user
 from services.api.alerts.routes import list_alerts
 from services.api.api_keys.routes import list_api_keys
-from services.api.console.cells import Filter, Table, any_of, badge, moment, text
+from services.api.console.cells import Filter, any_of, badge, moment, table_of, text
 from services.api.console.forms import Form, read_form
 from services.api.console.listing import customer_page, show_list
 from services.api.console.navigation import NavItem
@@ -22,8 +23,10 @@ from services.api.console.rendering import flash, page
 from services.api.console.signed_in import Operator, Session
 from services.api.console.wording import N_
 from services.api.credits.reading import read_balance
-from services.api.invoices.routes import list_invoices
+from services.api.invoices.answers import CurrentCost
+from services.api.invoices.routes import list_invoices, read_current_cost
 from services.api.paging import Paging
+from shared.errors import TallystickError
 
 router = APIRouter(route_class=PageRoute)
 NAV: Final = NavItem("/console/customers", N_("Customers"), "operator", 10)
@@ -47,24 +50,18 @@ async def show_customers(
         search=search or None,
         active=None if not state else state == "active",
     )
-    rows = [
-        (
-            text(user.full_name or user.email, customer_page(user.id)),
-            text(user.email),
-            text(", ".join(user.roles)),
-            badge("active" if user.is_active else "inactive"),
-            moment(user.last_login_at),
-            moment(user.created_at),
-        )
-        for user in found.items
-    ]
-    table = Table(
+    table = table_of(
         N_("Customers"),
-        (N_("Name"), N_("E-mail"), N_("Roles"), N_("State"), N_("Last seen"), N_("Since")),
-        rows,
-        N_("Nobody is found."),
-        found.next_cursor,
-        (Filter("search", N_("Name or e-mail")), Filter("state", N_("State"), any_of("active", "inactive"))),
+        found.items,
+        (N_("Name"), lambda user: text(user.full_name or user.email, customer_page(user.id))),
+        (N_("E-mail"), lambda user: text(user.email)),
+        (N_("Roles"), lambda user: text(", ".join(user.roles))),
+        (N_("State"), lambda user: badge("active" if user.is_active else "inactive")),
+        (N_("Last seen"), lambda user: moment(user.last_login_at)),
+        (N_("Since"), lambda user: moment(user.created_at)),
+        empty=N_("Nobody is found."),
+        cursor=found.next_cursor,
+        filters=(Filter("search", N_("Name or e-mail")), Filter("state", N_("State"), any_of("active", "inactive"))),
     )
     return await show_list(request, session, N_("Customers"), table)
 
@@ -94,6 +91,8 @@ async def _shown(request: Request, session: Session, user_id: UUID, form: Form, 
     facts: dict[str, Any] = {
         "balance": await read_balance(request, who, user_id),
         "invoices": (await list_invoices(request=request, principal=who, user=user_id, paging=few, status=None)).items,
+        "payments": (await list_payments(request, who, few, user=str(user_id))).items,
+        "cost": await _cost(request, session, user_id),
         "keys": (await list_api_keys(request, who, few, user_id=user_id)).items,
         "alerts": (
             await list_alerts(request=request, principal=who, user=user_id, paging=Paging(10), unread=False)
@@ -103,6 +102,14 @@ async def _shown(request: Request, session: Session, user_id: UUID, form: Form, 
     return await page(
         request, session, "operator/customer.html", status=status, user=user, form=form, steps=steps_of, subscriptions=subscriptions.items, **facts
     )  # fmt: skip
+
+
+async def _cost(request: Request, session: Session, user_id: UUID) -> list[CurrentCost]:
+    """Return what the month comes to so far, by currency; nothing where it cannot be said, such as without an issuer of invoices."""
+    try:
+        return (await read_current_cost(request, session.principal, user_id)).items
+    except TallystickError:
+        return []
 
 
 def steps_of(subscription: Subscription) -> list[tuple[str, str]]:

@@ -23,8 +23,10 @@ NAV: Final = NavItem("/console/health", N_("Health"), "operator", 5)
 @router.get("/health")
 async def show_health(request: Request, session: Operator) -> Response:
     """The figures that an operator looks at first; the page asks for them anew by itself."""
-    async with state_of(request).database.reading(session.principal) as connection:
-        standing = await read_standing(connection)
+    state = state_of(request)
+    ends = await state.ends.latest()
+    async with state.database.reading(session.principal) as connection:
+        standing = await read_standing(connection, ends)
     jobs = await list_jobs(request, session.principal)
     overdue = [job.name for job in jobs if job.overdue]
     return await page(request, session, "operator/health.html", standing=standing, overdue=overdue)

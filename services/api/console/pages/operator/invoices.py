@@ -8,7 +8,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from services.api.console.cells import Filter, Table, amount, any_of, badge, moment, text
+from services.api.admin.users import names_of
+from services.api.console.cells import Filter, amount, any_of, badge, moment, table_of, text
 from services.api.console.listing import customer_page, invoice_page, show_list
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute
@@ -43,34 +44,20 @@ async def show_invoices(
         paging=Paging(SHOWN, cursor=cursor),
         status=status or None,  # type: ignore[arg-type]  # its pattern allows nothing else
     )
-    rows = [
-        (
-            text(one.number or "–", invoice_page(one.id)),
-            badge(one.status),
-            text(str(one.user_id)[:13], customer_page(one.user_id)),
-            moment(one.period_start),
-            moment(one.due_date),
-            amount(one.total, one.currency),
-            amount(one.amount_due, one.currency),
-        )
-        for one in found.items
-    ]
-    headers = (
-        N_("Number"),
-        N_("State"),
-        N_("Customer"),
-        N_("Period begins"),
-        N_("Due date"),
-        N_("Total"),
-        N_("Due"),
-    )
-    table = Table(
+    names = await names_of(request, session.principal, (one.user_id for one in found.items))
+    table = table_of(
         N_("Invoices"),
-        headers,
-        rows,
-        N_("No invoice so far."),
-        found.next_cursor,
-        (Filter("status", N_("State"), any_of(*STATES)),),
+        found.items,
+        (N_("Number"), lambda one: text(one.number or "–", invoice_page(one.id))),
+        (N_("State"), lambda one: badge(one.status)),
+        (N_("Customer"), lambda one: text(names.get(one.user_id), customer_page(one.user_id, session))),
+        (N_("Period begins"), lambda one: moment(one.period_start)),
+        (N_("Due date"), lambda one: moment(one.due_date)),
+        (N_("Total"), lambda one: amount(one.total, one.currency)),
+        (N_("Due"), lambda one: amount(one.amount_due, one.currency)),
+        empty=N_("No invoice so far."),
+        cursor=found.next_cursor,
+        filters=(Filter("status", N_("State"), any_of(*STATES)),),
     )
     return await show_list(request, session, N_("Invoices"), table)
 
@@ -82,7 +69,8 @@ async def show_invoice(request: Request, session: Finance, reference: str) -> Re
     notes = await list_credit_notes(
         request=request, principal=session.principal, user=None, paging=Paging(20), invoice_id=invoice.id
     )
-    return await page(request, session, "operator/invoice.html", invoice=invoice, notes=notes.items)
+    customer = customer_page(invoice.user_id, session)
+    return await page(request, session, "operator/invoice.html", invoice=invoice, notes=notes.items, customer=customer)
 
 
 @router.get("/finance/explain")

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from services.api.admin.jobs import RunWish, list_jobs, run_job
+from services.api.admin.jobs import RunWish, begin_job, list_jobs
 from services.api.console.forms import Form
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute, redirect
@@ -15,6 +15,7 @@ from services.api.console.rendering import confirm, flash, page
 from services.api.console.signed_in import Operator
 from services.api.console.wording import N_, words_of
 from services.api.problems import NOT_FOUND, Problem
+from shared.errors import TallystickError
 
 router = APIRouter(route_class=PageRoute)
 LIST: Final = "/console/jobs"
@@ -55,9 +56,17 @@ async def run(request: Request, session: Operator, name: Name) -> Response:
     """Run a job for the earliest time that is due; each time is run once, by whomever."""
     _ = words_of(session.language)
     try:
-        done = await run_job(request, session.principal, name, RunWish())
-    except Problem as problem:
-        flash(request, problem.detail, "bad")
+        done = await begin_job(request, session.principal, name, RunWish())
+    except (Problem, TallystickError) as refused:
+        flash(request, refused.detail if isinstance(refused, Problem) else str(refused), "bad")
+        return redirect(request, LIST)
+    if done is None:
+        flash(request, _("{job} is being run: this page shows it when it is done.", job=name))
+        return redirect(request, LIST)
+    if not done.finished:
+        flash(
+            request, _("{job} failed, and is tried again: {why}", job=done.job, why=done.result.get("error", "")), "bad"
+        )
         return redirect(request, LIST)
     said = ", ".join(f"{what}: {value}" for what, value in done.result.items())
     flash(request, _("{job} is done. {said}", job=done.job, said=said))

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from services.api.admin.credits import list_payments
-from services.api.console.cells import Filter, Table, amount, any_of, badge, code, moment, text
+from services.api.admin.credits import Payment, list_payments
+from services.api.console.cells import Cell, Filter, amount, any_of, badge, code, moment, table_of, text
 from services.api.console.listing import customer_page, invoice_page, show_list
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute
@@ -30,32 +30,25 @@ async def show_payments(
 ) -> Response:
     """Payments, the newest first."""
     found = await list_payments(request, session.principal, Paging(50, cursor=cursor), status=status or None)
-    rows = [
-        (
-            moment(one.created_at),
-            text(one.email, customer_page(one.user_id)),
-            text(
-                one.invoice_number or one.package or "–", invoice_page(one.invoice_number) if one.invoice_number else ""
-            ),
-            badge(one.status),
-            text(one.provider),
-            code(one.reference),
-            amount(one.amount, one.currency),
-            amount(one.refunded_amount, one.currency),
-        )
-        for one in found.items
-    ]
-    headers = (
-        N_("Time"),
-        N_("Customer"),
-        N_("For"),
-        N_("State"),
-        N_("Way"),
-        N_("Reference"),
-        N_("Amount"),
-        N_("Given back"),
+    table = table_of(
+        N_("Payments"),
+        found.items,
+        (N_("Time"), lambda one: moment(one.created_at)),
+        (N_("Customer"), lambda one: text(one.email, customer_page(one.user_id, session))),
+        (N_("For"), _paid_for),
+        (N_("State"), lambda one: badge(one.status)),
+        (N_("Way"), lambda one: text(one.provider)),
+        (N_("Reference"), lambda one: code(one.reference)),
+        (N_("Amount"), lambda one: amount(one.amount, one.currency)),
+        (N_("Given back"), lambda one: amount(one.refunded_amount, one.currency)),
+        empty=N_("No payment so far."),
+        cursor=found.next_cursor,
+        filters=(Filter("status", N_("State"), any_of(*STATES)),),
     )
-    table = Table(
-        N_("Payments"), headers, rows, N_("No payment so far."), found.next_cursor, (Filter("status", N_("State"), any_of(*STATES)),)
-    )  # fmt: skip
     return await show_list(request, session, N_("Payments"), table)
+
+
+def _paid_for(one: Payment) -> Cell:
+    return text(
+        one.invoice_number or one.package or "–", invoice_page(one.invoice_number) if one.invoice_number else ""
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from services.api.admin.prices import PricesWish, PriceWish, list_all_prices, set_all_prices
-from services.api.console.cells import Table, amount, code, moment, number, text
+from services.api.admin.users import names_of
+from services.api.console.cells import amount, code, moment, number, table_of, text, word
 from services.api.console.forms import Form, read_form
 from services.api.console.listing import show_list
 from services.api.console.navigation import NavItem
@@ -33,10 +35,6 @@ Kind = Literal["model", "tool", "feature"]
 Subject = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
 HISTORY_DAYS: Final = 30
 SHOWN: Final = 100
-HEADERS: Final = (
-    N_("Of"), N_("Kind"), N_("Currency"), N_("From"), N_("To"), N_("Input per 1,000"), N_("Cached per 1,000"), N_("Output per 1,000"),
-    N_("Per request"), N_("Revision"),
-)  # fmt: skip
 
 
 @router.get("/prices")
@@ -91,14 +89,16 @@ async def set_price(request: Request, session: Operator) -> Response:
         form.problem = error.detail if isinstance(error, Problem) else str(error)
         return await _asked(request, session, form, status=409)
     flash(request, _("The price of {subject} is set.", subject=done.subject))
-    return redirect(request, f"{LIST}/of/{done.kind}?subject={done.subject}")
+    return redirect(request, f"{LIST}/of/{done.kind}?{urlencode({'subject': done.subject})}")
 
 
 async def _tried(request: Request, session: Session, form: Form, seen: Preview) -> Response:
     changes = sorted(seen.changes, key=lambda change: -abs(change.difference))
+    names = await names_of(request, session.principal, (change.user_id for change in changes[:SHOWN]))
     return await page(
         request, session, "operator/price_trial.html", form=form, days=HISTORY_DAYS, changes=changes[:SHOWN], count=len(changes),
         customers=len({change.user_id for change in changes}), totals=totals(changes), waiting=seen.waiting,
+        names=names,
     )  # fmt: skip
 
 
@@ -107,21 +107,19 @@ async def _asked(request: Request, session: Session, form: Form, *, status: int 
 
 
 async def _listed(request: Request, session: Session, title: str, found: list[Any]) -> Response:
-    rows = [
-        (
-            text(one.subject, f"{LIST}/of/{one.kind}?subject={one.subject}"),
-            text(one.kind),
-            code(one.currency),
-            moment(one.valid_from),
-            moment(one.valid_to),
-            amount(one.input_per_1k, one.currency),
-            amount(one.cached_input_per_1k, one.currency),
-            amount(one.output_per_1k, one.currency),
-            amount(one.per_request, one.currency),
-            number(one.revision),
-        )
-        for one in found
-    ]
-    return await show_list(
-        request, session, title, Table(N_("Prices"), HEADERS, rows, N_("No price so far.")), actions=[(N_("New price"), f"{LIST}/new")]
-    )  # fmt: skip
+    table = table_of(
+        N_("Prices"),
+        found,
+        (N_("Of"), lambda one: text(one.subject, f"{LIST}/of/{one.kind}?{urlencode({'subject': one.subject})}")),
+        (N_("Kind"), lambda one: word(one.kind)),
+        (N_("Currency"), lambda one: code(one.currency)),
+        (N_("From"), lambda one: moment(one.valid_from)),
+        (N_("To"), lambda one: moment(one.valid_to)),
+        (N_("Input per 1,000"), lambda one: amount(one.input_per_1k, one.currency)),
+        (N_("Cached per 1,000"), lambda one: amount(one.cached_input_per_1k, one.currency)),
+        (N_("Output per 1,000"), lambda one: amount(one.output_per_1k, one.currency)),
+        (N_("Per request"), lambda one: amount(one.per_request, one.currency)),
+        (N_("Revision"), lambda one: number(one.revision)),
+        empty=N_("No price so far."),
+    )
+    return await show_list(request, session, title, table, actions=[(N_("New price"), f"{LIST}/new")])

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from services.api.admin.repair import (
-    Content,
     ReplayWish,
     count_quarantined,
     list_quarantined,
     replay_quarantined,
     show_quarantined,
 )
-from services.api.console.cells import Filter, Table, any_of, badge, code, moment, number, text
+from services.api.console.cells import Filter, any_of, badge, code, moment, number, table_of, text
 from services.api.console.forms import Form, read_form
 from services.api.console.listing import show_list
 from services.api.console.navigation import NavItem
 from services.api.console.page_route import PageRoute, redirect
+from services.api.console.payloads import readable
 from services.api.console.rendering import confirm, flash, page
 from services.api.console.signed_in import Operator, Session
 from services.api.console.wording import N_, words_of
@@ -53,30 +50,26 @@ async def show_refused(
         reason=reason or None,
         resolution=resolution or None,  # type: ignore[arg-type]  # its pattern allows nothing else
     )
-    counts = Table(
+    counts = table_of(
         N_("Open, by reason"),
-        (N_("Reason"), N_("Records"), N_("Since")),
-        [(text(one.reason, f"{LIST}?reason={one.reason}"), number(one.records), moment(one.since)) for one in reasons],
-        N_("Nothing is refused and open."),
+        reasons,
+        (N_("Reason"), lambda one: text(one.reason, f"{LIST}?reason={one.reason}")),
+        (N_("Records"), lambda one: number(one.records)),
+        (N_("Since"), lambda one: moment(one.since)),
+        empty=N_("Nothing is refused and open."),
     )
-    records = Table(
+    records = table_of(
         N_("Records"),
-        (N_("Refused"), N_("Reason"), N_("Detail"), N_("State"), N_("Topic"), N_("Partition"), N_("Offset")),
-        [
-            (
-                moment(one.quarantined_at),
-                text(one.reason, f"{LIST}/{one.id}"),
-                text(one.detail),
-                badge(one.resolution or "open"),
-                code(one.topic),
-                number(one.partition),
-                number(one.record_offset),
-            )
-            for one in found.items
-        ],
-        N_("There is nothing here."),
-        found.next_cursor,
-        (Filter("reason", N_("Reason")), Filter("resolution", N_("State"), any_of(*STATES))),
+        found.items,
+        (N_("Refused"), lambda one: moment(one.quarantined_at)),
+        (N_("Reason"), lambda one: text(one.reason, f"{LIST}/{one.id}")),
+        (N_("Detail"), lambda one: text(one.detail)),
+        (N_("State"), lambda one: badge(one.resolution or "open")),
+        (N_("Topic"), lambda one: code(one.topic)),
+        (N_("Partition"), lambda one: number(one.partition)),
+        (N_("Offset"), lambda one: number(one.record_offset)),
+        cursor=found.next_cursor,
+        filters=(Filter("reason", N_("Reason")), Filter("resolution", N_("State"), any_of(*STATES))),
     )
     return await show_list(request, session, N_("Quarantine"), counts, records)
 
@@ -141,16 +134,3 @@ async def _shown(request: Request, session: Session, record_id: UUID, form: Form
     return await page(
         request, session, "operator/record.html", status=status, record=record, form=form, payload=readable(record.content)
     )  # fmt: skip
-
-
-def readable(content: Content) -> dict[str, Any]:
-    """Return the bytes of a record as a person can read them: JSON with its structure, other text, or what each byte is."""
-    headers = [(name, _text(value)) for name, value in content.headers]
-    body = _text(content.value_base64)
-    with contextlib.suppress(ValueError):
-        body = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    return {"key": _text(content.key_base64), "headers": headers, "body": body}
-
-
-def _text(value: str | None) -> str:
-    return "" if value is None else base64.b64decode(value).decode("utf-8", "backslashreplace")
