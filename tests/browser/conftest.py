@@ -75,6 +75,13 @@ class Site:
         """Return a value from the database."""
         return self.with_database(lambda connection: connection.fetchval(query, *arguments))
 
+    def until(self, query: str, *arguments: Any, wanted: Any) -> None:
+        """Return when a query gives what is wanted: what the workers make of what was sent."""
+        deadline = monotonic() + READY_SECONDS
+        while (found := self.ask(query, *arguments)) != wanted:
+            assert monotonic() < deadline, f"{query} gives {found}, not {wanted}"
+            sleep(0.1)
+
     def with_database(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
         """Do something with the rights of the owner."""
 
@@ -110,7 +117,8 @@ def site(postgres: str, kafka_bootstrap: str, tmp_path_factory: pytest.TempPathF
     now_in_thread(create_topics(kafka_bootstrap, partitions=2, prefix=prefix))
     environ = {
         **os.environ, "DATABASE_URL": database, "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap, "TALLYSTICK_KAFKA_TOPIC_PREFIX": prefix,
-        "TALLYSTICK_BILLING_CLOSE_PERIODS": "false", "TALLYSTICK_API_PORT": str(chosen["pages"]), "PYTHONPATH": str(Path.cwd()),
+        "TALLYSTICK_BILLING_CLOSE_PERIODS": "false", "TALLYSTICK_BILLING_GRACE_HOURS": "0", "TALLYSTICK_API_PORT": str(chosen["pages"]),
+        "PYTHONPATH": str(Path.cwd()),
         "TALLYSTICK_PROVIDER_KEY_SECRETS": new_secret("tests"), "TALLYSTICK_API_REQUESTS_PER_SECOND": "0",
         "TALLYSTICK_API_REFUSALS_PER_MINUTE": "0",
     }  # fmt: skip

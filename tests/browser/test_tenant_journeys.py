@@ -18,12 +18,12 @@ from tests.browser.conftest import Person, Site, settled, type_password
 PAGES = ["", "usage", "live", "keys", "provider-keys", "credits", "invoices", "alerts"]
 
 
-def use(site: Site, person: Person, count: int = 1) -> None:
-    """Send usage as a gateway does."""
+def use(site: Site, person: Person, count: int = 1, at: datetime | None = None) -> None:
+    """Send usage as a gateway does, of now or of a time."""
     events = [
         {
             "specversion": "1.0", "id": str(uuid4()), "source": "/gateway", "type": "tallystick.usage.v1",
-            "time": datetime.now(UTC).isoformat(), "subject": str(person.subscription_id),
+            "time": (at or datetime.now(UTC)).isoformat(), "subject": str(person.subscription_id),
             "data": {"model": "gpt-4o-mini", "provider": "openai", "request_tokens": 100, "response_tokens": 20},
         }
         for _ in range(count)
