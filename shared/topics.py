@@ -34,12 +34,17 @@ class TooShort(NamedTuple):
     wanted: int
 
 
-def too_short(partitions: Mapping[str, int]) -> list[TooShort]:
-    """Return the topics that have too few partitions. `partitions` are counts by plain name; topics not in it are left out."""
+def too_short(partitions: Mapping[str, int], *, at_least: int = 0) -> list[TooShort]:
+    """Return the topics that have too few partitions, in the order in which they may grow: who follows comes before its source.
+
+    `partitions` are counts by plain name; topics not in it are left out. A source shall have `at_least` so many.
+    """
+    wanted = {source: max(at_least, partitions.get(source, 0)) for source in FOLLOWS.values()}
+    sources = {**FOLLOWS, **{source: source for source in wanted}}
     return [
-        TooShort(topic, partitions[topic], source, partitions[source])
-        for topic, source in FOLLOWS.items()
-        if topic in partitions and source in partitions and partitions[topic] < partitions[source]
+        TooShort(topic, partitions[topic], source, wanted[source])
+        for topic, source in sources.items()
+        if topic in partitions and source in partitions and partitions[topic] < wanted[source]
     ]
 
 
@@ -61,10 +66,11 @@ async def count_partitions(settings: KafkaSettings) -> dict[str, int]:
             await client.close()
 
 
-async def find_too_short(settings: KafkaSettings) -> list[TooShort]:
-    """Return the topics of this pipeline that have too few partitions."""
+async def find_too_short(settings: KafkaSettings, *, at_least: int = 0) -> list[TooShort]:
+    """Return the topics of this pipeline that have too few partitions, as `too_short` does."""
     partitions, prefix = await count_partitions(settings), settings.kafka_topic_prefix
-    return too_short({name.removeprefix(prefix): n for name, n in partitions.items() if name.startswith(prefix)})
+    ours = {name.removeprefix(prefix): n for name, n in partitions.items() if name.startswith(prefix)}
+    return too_short(ours, at_least=at_least)
 
 
 async def grow(settings: KafkaSettings, short: TooShort) -> None:

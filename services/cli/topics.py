@@ -16,15 +16,24 @@ EXIT_TOO_SHORT = 1
 
 def topics(
     partitions: Annotated[
-        int, typer.Option(min=1, max=1000, help="Partitions of usage.events: the most workers that can share the load.")
-    ] = PARTITIONS,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help=f"Partitions of usage.events: the most workers that can share the load. Topics that are made get {PARTITIONS} without it.",
+        ),
+    ] = None,
     replication_factor: Annotated[int, typer.Option(min=1, max=9, help="Copies of each record; 3 in production.")] = 1,
     grow: Annotated[
-        bool, typer.Option("--grow", help="Give usage.recorded the partitions that it lacks beside usage.events.")
+        bool,
+        typer.Option(
+            "--grow", help="Give usage.events as many as --partitions says, and usage.recorded what it lacks."
+        ),
     ] = False,
 ) -> int:
-    """Create the topics that are missing; existing ones are left as they are, but for --grow.
+    """Create the topics that are missing; existing ones are left as they are, but for --grow, which can only add.
 
+    When usage.events has grown, a subscription's later events may go to another partition than its earlier ones.
     Exit code 1 if usage.recorded has fewer partitions than usage.events: ingest does not start then.
     """
     from services.cli.servers import kafka_settings  # noqa: PLC0415 (slow to import)
@@ -35,31 +44,37 @@ def topics(
     created = asyncio.run(
         create_topics(
             kafka.kafka_bootstrap_servers,
-            partitions=partitions,
+            partitions=partitions or PARTITIONS,
             replication_factor=replication_factor,
             prefix=kafka.kafka_topic_prefix,
             security=client_security(kafka),
         )
     )
-    for plain_name, count in topic_plan(partitions).items():
+    for plain_name, count in topic_plan(partitions or PARTITIONS).items():
         name = kafka.kafka_topic_prefix + plain_name
         happened = f"created with {count} partition{'' if count == 1 else 's'}" if name in created else "exists"
         typer.echo(f"{name:24} {happened}")
-    return asyncio.run(_mind_followers(kafka, grow=grow))
+    return asyncio.run(_grow(kafka, partitions or 0) if grow else _mind_followers(kafka))
 
 
-async def _mind_followers(kafka: KafkaSettings, *, grow: bool) -> int:
-    """Say which topics have too few partitions, and with `grow` give them more; return the exit code."""
+async def _grow(kafka: KafkaSettings, partitions: int) -> int:
+    """Give usage.events so many partitions, and first the topics that follow it; return the exit code."""
+    from shared import topics  # noqa: PLC0415 (slow to import)
+
+    for short in await topics.find_too_short(kafka, at_least=partitions):
+        await topics.grow(kafka, short)
+        typer.echo(f"{kafka.kafka_topic_prefix}{short.topic} grew from {short.partitions} to {short.wanted} partitions")
+    return 0
+
+
+async def _mind_followers(kafka: KafkaSettings) -> int:
+    """Say which topics have too few partitions; return the exit code."""
     from shared import topics  # noqa: PLC0415 (slow to import)
 
     short = await topics.find_too_short(kafka)
     for topic, count, source, wanted in short:
-        if grow:
-            await topics.grow(kafka, topics.TooShort(topic, count, source, wanted))
-            typer.echo(f"{kafka.kafka_topic_prefix}{topic} grew from {count} to {wanted} partitions")
-        else:
-            typer.echo(
-                f"{kafka.kafka_topic_prefix}{topic} has {count} partitions, {source} has {wanted}: repeat with --grow, or ingest does not start",
-                err=True,
-            )
-    return EXIT_TOO_SHORT if short and not grow else 0
+        typer.echo(
+            f"{kafka.kafka_topic_prefix}{topic} has {count} partitions, {source} has {wanted}: repeat with --grow, or ingest does not start",
+            err=True,
+        )
+    return EXIT_TOO_SHORT if short else 0

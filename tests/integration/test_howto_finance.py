@@ -14,6 +14,7 @@ import pytest
 
 from services.cli.main import run
 from shared.postgres import Pool
+from tests.documentation import blocks_of
 from tests.integration.billing_facts import Desk, make_customer, make_price, usage
 
 PAGES: Final = Path(__file__).parents[2] / "docs" / "how-to"
@@ -23,7 +24,7 @@ THIS_YEAR: Final = datetime.now(UTC).year
 def commands(page: str) -> Iterator[str]:
     """Yield the `tallystick` commands of a page's code blocks and tables, without prompt; what lies ahead there lies ahead of today."""
     text = (PAGES / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = [block.body for block in blocks_of(text) if block.info in ("", "console")]
     for block in blocks + re.findall(r"^\|.*`(tallystick [^`]+)`", text, re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
             if line.removeprefix("$ ").startswith("tallystick "):

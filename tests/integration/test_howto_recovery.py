@@ -11,6 +11,7 @@ from shared.consumer import Slice
 from shared.contracts import USAGE_EVENTS
 from shared.positions import Positions
 from shared.postgres import Connection, Pool
+from tests.documentation import blocks_of
 from tests.integration.billing_facts import CLUSTER, ingest, make_customer, usage
 
 PAGES: Final = Path(__file__).parents[2] / "docs" / "how-to"
@@ -20,10 +21,8 @@ ABOUT_ONE_SERVICE: Final = {"batches = aggregator inbox", "batches = billing inb
 
 def code(page: str, language: str, number: int = 0) -> str:
     """Return one of a page's code blocks in a language."""
-    blocks = re.findall(
-        rf"^```{language}\n(.*?)^```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    return str(blocks[number])
+    blocks = [b.body for b in blocks_of((PAGES / page).read_text(encoding="utf-8")) if b.info == language]
+    return blocks[number]
 
 
 async def psql(connection: Connection, script: str, **variables: str | int) -> list[str]:

@@ -81,6 +81,13 @@ def test_the_command_says_what_is_too_short_and_mends_it(
         assert main.run(["topics", "--grow"]) == 0
         assert "usage.recorded grew from 1 to 3 partitions" in capsys.readouterr().out
         assert main.run(["topics"]) == 0
+        capsys.readouterr()
+        assert main.run(["topics", "--grow", "--partitions", "4"]) == 0
+        said = capsys.readouterr().out
+        recorded, events = (said.find(f"{name} grew from 3 to 4 partitions") for name in (USAGE_RECORDED, USAGE_EVENTS))
+        assert 0 < recorded < events, "ingest does not start while there are fewer of usage.recorded"
+        assert main.run(["topics", "--grow", "--partitions", "2"]) == 0
+        assert "grew" not in capsys.readouterr().out, "there is no way to have fewer"
     finally:
         asyncio.run(delete_topics(kafka_bootstrap, [topic_prefix + name for name in topic_plan(1)]))
 

@@ -13,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.grafana.dashboards import DASHBOARDS, Panel
 from docs.generate import metric_modules
+from tests.documentation import without_code_blocks
 from tests.promql import recorded, selectors
 
 ROOT: Final = Path(__file__).parents[2]
@@ -71,6 +72,31 @@ def test_a_panel_asks_for_series_that_exist_and_says_what_it_shows(panel: Panel)
         grouped = {label.strip() for found in re.findall(r"by \(([^)]*)\)", query) for label in found.split(",")}
         levels = {label for name in recorded(query) for label in name.partition(":")[0].split("_")}
         assert asked <= grouped | levels | OF_THE_SCRAPE, f"{query} has no label {asked}"
+
+
+QUERY: Final = re.compile(r"`([^`\n]*\b(?:tallystick|usage)_\w+[^`\n]*)`")
+RUNBOOKS: Final = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
+
+
+def queries_of(page: str) -> list[str]:
+    """Return what a page names by metrics, outside of its blocks: series, and expressions of them."""
+    told = QUERY.findall(without_code_blocks(page))
+    metric = re.compile(
+        r"(?:[\w:]+:)?(?:tallystick_(?:api|certificate|consumer|database|event|outbox)|usage_(?:aggregator|billing|ingest))_"
+    )
+    return [query for query in told if metric.search(query)]
+
+
+@pytest.mark.parametrize("page", RUNBOOKS, ids=lambda page: page.stem)
+def test_what_a_runbook_asks_prometheus_exists(page: Path) -> None:
+    for query in queries_of(page.read_text(encoding="utf-8")):
+        assert_known(query)
+
+
+def test_a_runbook_that_names_what_nobody_measures_is_found() -> None:
+    [query] = queries_of("Look at `sum by (reason) (rate(usage_ingest_quarantine_events_total[10m]))`.")
+    with pytest.raises(AssertionError, match="no service exposes usage_ingest_quarantine_events_total"):
+        assert_known(query)
 
 
 def test_the_buckets_that_are_asked_for_exist() -> None:

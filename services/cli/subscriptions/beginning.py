@@ -26,6 +26,7 @@ def create(
     pending: Annotated[bool, typer.Option("--pending", help="Let it wait until it is activated with `reactivate`.")] = False,
     coupon: Annotated[str | None, typer.Option(metavar="CODE", help="Redeem a coupon.")] = None,
     expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it expires; never without it.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", metavar="UUID", help="The id by which gateways report for it already; else a new one.")] = None,
     by: By = None,
     why: Why = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the id and nothing else.")] = False,
@@ -51,6 +52,7 @@ def create(
         pending=pending,
         coupon=coupon,
         expires_at=None if expires is None else operator.parse_instant(expires),
+        id=None if id_ is None else operator.parse_ids([id_])[0],
     )
     who = operator.actor(by)
     begun = in_transaction(lambda c: begin_subscription(c, wish, now=SystemClock().now(), actor=who, why=why))

@@ -25,7 +25,7 @@ class Wish:
     """A subscription that somebody wants: of a user, by id or e-mail address, to a plan or a model.
 
     `currency` None: the plan's. `amount`: a fee of its own per month in place of the plan's. Quotas are those of a subscription to a model.
-    `pending`: it waits until it is activated, and has no trial then.
+    `pending`: it waits until it is activated, and has no trial then. `id`: that which gateways know it by already; None: a new one.
     """
 
     user: str
@@ -40,6 +40,7 @@ class Wish:
     pending: bool = False
     coupon: str | None = None
     expires_at: datetime | None = None
+    id: UUID | None = None
 
 
 async def begin_subscription(
@@ -60,6 +61,8 @@ async def begin_subscription(
     double = await connection.fetchval(SQL["live_of_user"], user_id, wish.plan_id, wish.model_id)
     if double is not None:
         raise StepRefused(f"{wish.user} has a subscription to {wish.plan_id or wish.model_id} already: {double}")
+    if wish.id is not None and await connection.fetchval(SQL["known_subscription"], wish.id):
+        raise StepRefused(f"there is a subscription {wish.id} already")
     subscription = _subscription(wish, user_id, terms, at)
     await _insert(connection, subscription)
     await connection.execute(SQL["audit_created"], subscription.id, json.dumps({"why": why}) if why else None)
@@ -90,7 +93,7 @@ def _subscription(wish: Wish, user_id: UUID, terms: PlanTerms | None, at: dateti
     tried = trial(terms, at) if wish.with_trial and not wish.pending else None
     yearly = terms is not None and terms.months % 12 == 0
     begun = Subscription(
-        id=uuid7(),
+        id=wish.id or uuid7(),
         user_id=user_id,
         model_id=wish.model_id,
         plan_id=wish.plan_id,

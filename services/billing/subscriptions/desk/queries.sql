@@ -10,6 +10,10 @@ SELECT id FROM subscriptions
 WHERE user_id = $1 AND status NOT IN ('cancelled', 'expired') AND (plan_id = $2 OR model_id = $3)
 ORDER BY created_at LIMIT 1;
 
+-- name: known_subscription
+-- Whether an id is taken.
+SELECT EXISTS (SELECT FROM subscriptions WHERE id = $1);
+
 -- name: insert
 -- A new subscription. Its quota period is the UTC month that it begins in.
 INSERT INTO subscriptions (
