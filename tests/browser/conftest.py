@@ -132,13 +132,15 @@ def site(postgres: str, kafka_bootstrap: str, tmp_path_factory: pytest.TempPathF
             "TALLYSTICK_OIDC_ISSUER": provider.url, "TALLYSTICK_OIDC_AUDIENCE": AUDIENCE, "TALLYSTICK_OIDC_CLIENT_ID": CLIENT,
             "TALLYSTICK_OIDC_CREATE_USERS": "true", "TALLYSTICK_PAYMENT_PROVIDER": "stripe",
         }}  # fmt: skip
+        running: list[subprocess.Popen[bytes]] = []
+        until_the_end.callback(_end, running)
         for name in ("ingest", "aggregator", "billing", "api"):
             log = until_the_end.enter_context((logs / f"{name}.log").open("wb"))
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.browser.api" if name == "api" else f"services.{name}"],
                 env={**environ, **own.get(name, {}), "TALLYSTICK_HTTP_PORT": str(chosen[name])}, stdout=log, stderr=log,
             )  # fmt: skip
-            until_the_end.callback(_end, process)
+            running.append(process)
         for name in ("ingest", "aggregator", "billing", "api"):
             _until_ready(f"http://127.0.0.1:{chosen[name]}/readyz", logs / f"{name}.log")
         yield Site(url, database, provider)
@@ -270,10 +272,12 @@ def _until_ready(url: str, log: Path) -> None:
         sleep(0.1)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from services.api.console.formats import Formats
+from services.api.console.pages.tenant.overview import credit_in
 from services.api.console.series import LENGTH, Step, chart_of
 from services.api.console.stacking import labelled
+from services.api.invoices.answers import CurrentCost, Line
 from services.api.usage.answers import Point
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -43,6 +46,15 @@ def test_a_series_has_every_time_of_its_range_and_loses_nothing(
 def test_what_is_before_the_range_is_not_drawn() -> None:
     chart = chart_of([point(START - timedelta(days=1), None, 5)], "day", START, START)
     assert chart.is_empty
+
+
+def test_credit_is_what_makes_a_month_cheaper_than_its_usage() -> None:
+    told: list[dict[str, Any]] = [
+        {"kind": kind, "amount": Decimal(amount)}
+        for kind, amount in (("usage", "9.50"), ("credit", "-8.00"), ("carried", "-2.00"), ("carried", "0.50"))
+    ]
+    cost: dict[str, Any] = {"lines": [Line.model_construct(**line) for line in told]}
+    assert credit_in(CurrentCost.model_construct(**cost)) == Decimal("9.50")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from services.api.console.series import chart_of
 from services.api.console.signed_in import Tenant
 from services.api.console.wording import N_
 from services.api.credits.reading import read_balance
-from services.api.invoices.answers import Current
+from services.api.invoices.answers import Current, CurrentCost
 from services.api.invoices.routes import read_current_cost
 from services.api.paging import Paging
 from services.api.state import state_of
@@ -45,6 +45,7 @@ async def show_overview(request: Request, session: Tenant) -> Response:
     )  # fmt: skip
     series = Series.model_validate_json(bytes(answer.body))
     quotas = await read_quotas(request=request, principal=who, user=who.user_id)
+    cost = await current_cost(request, who)
     alerts = await list_alerts(request=request, principal=who, user=who.user_id, paging=Paging(5), unread=True)
     return await page(
         request,
@@ -54,7 +55,7 @@ async def show_overview(request: Request, session: Tenant) -> Response:
         today=_sum([point for point in series.points if point.start >= day_start(now)]),
         month=_sum([point for point in series.points if point.start >= month_start(now)]),
         balance=await read_balance(request, who, who.user_id),
-        cost=await current_cost(request, who),
+        costs=[(each, credit_in(each)) for each in cost.items] if cost else [],
         quotas=quotas.items,
         rings=[ring for quota in quotas.items for ring in rings_of(quota)][:8],
         alerts=[(alert, alert.type in PRESSING) for alert in alerts.items],
@@ -67,6 +68,11 @@ async def current_cost(request: Request, who: Principal) -> Current | None:
         return await read_current_cost(request, who, who.user_id)
     except TallystickError:
         return None
+
+
+def credit_in(cost: CurrentCost) -> Decimal:
+    """Return what credit takes off the cost of a month: without it, usage that costs something would seem to cost nothing."""
+    return -sum((line.amount for line in cost.lines if line.kind in ("carried", "credit")), Decimal(0))
 
 
 def name_of(quota: Quota) -> str:
