@@ -62,6 +62,11 @@ def test_an_event_is_seen_within_three_seconds(page: Page, site: Site, sign_in: 
     page.goto("/console/")
     expect(page.locator(".chart canvas")).to_be_visible()
     settled(page, "overview")
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 375, "height": 740})
+    page.goto("/console/usage?range=month")
+    expect(page.locator(".chart canvas")).to_be_visible()
+    settled(page, "phone-usage-used")
 
 
 def test_a_key_is_made_replaced_and_revoked(page: Page, site: Site, sign_in: Callable[..., Person]) -> None:

@@ -98,7 +98,7 @@
       height: place.clientHeight,
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
-      padding: [8, 12, 0, 0],
+      padding: [8, 22, 0, 0],
       scales: {
         x: { time: false, range: () => [times[0] - step * 0.6, times.at(-1) + step * 0.6] },
         y: { range: (_, min, max) => [Math.min(min, 0), max > 0 ? max * 1.08 : 1] },
