@@ -6,7 +6,7 @@ One way for the handler, which has usage, and for the timer, which has none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,8 @@ from shared.postgres import Connection
 
 SOURCE = "tallystick/aggregator"
 THRESHOLD_EVENT = "tallystick.quota.threshold.v1"
+TOLD_SUBSCRIPTIONS = 50_000
+"""Most subscriptions of which a worker remembers what it has raised: some 10 MB. Beyond, it begins anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ class Counters:
 
     policy: QuotaPolicy
     outbox: Outbox
+    _told: dict[UUID, Subscription] = field(default_factory=dict)
+    """Subscriptions as this worker left them, with all thresholds raised that they had reached. Who is found otherwise, by whatever
+    hand, has all of them asked for again."""
 
     async def settle(
         self, connection: Connection, locked: Sequence[Subscription], usage: Mapping[UUID, UsageByHour], now: datetime
@@ -69,8 +74,10 @@ class Counters:
         """
         planned = plan(locked, usage, now, self.policy.interval)
         rolled = await store.roll_quota_periods(connection, planned.rolls)
-        moved = rolled + await store.count_usage(connection, planned.increments)
-        alerts = await store.raise_thresholds(connection, thresholds(moved, self.policy.thresholds))
+        counted = await store.count_usage(connection, planned.increments)
+        moved = rolled + counted
+        told = {s.id: s for s in locked if _as_told(s, self._told.get(s.id)) and not s.is_due(now)}
+        alerts = await store.raise_thresholds(connection, thresholds(moved, self.policy.thresholds, told))
         await self.outbox.enqueue(connection, [_threshold_event(alert, now) for alert in alerts])
         before = {subscription.id: subscription for subscription in locked}
         return Settled(
@@ -78,6 +85,22 @@ class Counters:
             rolled=len(rolled),
             percents=[alert["percent"] for alert in alerts],
         )
+
+    def committed(self, settled: Settled) -> None:
+        """After COMMIT: count what it came to, and remember for whom nothing has to be raised again."""
+        settled.count()
+        if len(self._told) + len(settled.changes) > TOLD_SUBSCRIPTIONS:
+            self._told.clear()
+        self._told.update((after.id, after) for _, after in settled.changes)
+
+
+def _as_told(found: Subscription, told: Subscription | None) -> bool:
+    """Return whether a subscription is as it was left: whoever changes its quota or its period gives it another version."""
+    return told is not None and (found.status_version, found.used_requests, found.used_tokens) == (
+        told.status_version,
+        told.used_requests,
+        told.used_tokens,
+    )
 
 
 def _threshold_event(alert: Mapping[str, Any], now: datetime) -> Message:

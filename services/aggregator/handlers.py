@@ -38,12 +38,11 @@ class ApplyRecorded:
         started, now = perf_counter(), self.clock.now()
 
         messages = [decode(record, check) for record in batch.records]
-        stored = await RECORDED.stored(connection, messages)
-        await store.keep_watermark(connection)
-        new = await store.receive(connection, stored)
+        await store.begin(connection)
+        new = await store.receive(connection, messages)
+        stored = messages if len(new) == len(messages) else await RECORDED.stored(connection, messages)
         folded = fold(new)
 
-        await store.act_as_aggregator(connection)
         locked = await store.lock_subscriptions(connection, folded.usage)
         await store.add_summaries(connection, folded.summaries)
         settled = await self.counters.settle(connection, locked, folded.usage, now)
@@ -72,4 +71,4 @@ class ApplyRecorded:
         """After COMMIT: count what it came to."""
         metrics.count_slice(new, folded, self.clock.now())
         metrics.UNKNOWN_SUBSCRIPTIONS.inc(len(folded.usage) - known)
-        settled.count()
+        self.counters.committed(settled)

@@ -8,10 +8,12 @@
 -- Says for the audit trail who changes subscriptions in this transaction.
 SELECT set_config('tallystick.actor', 'aggregator', true);
 
--- name: keep_watermark
--- Comes before the inbox is asked, in a statement of its own: while the inbox is being pruned, a message might be in neither it nor
--- below the watermark that this transaction sees. Slices do not wait for each other.
-SELECT pg_advisory_xact_lock_shared(hashtextextended('tallystick.aggregator_inbox', 0));
+-- name: begin
+-- Says for the audit trail who changes subscriptions, and keeps the inbox as it is until the transaction ends. Comes before the inbox
+-- is asked, in a statement of its own: while the inbox is being pruned, a message might be in neither it nor below the watermark that
+-- this transaction sees. Slices do not wait for each other.
+SELECT set_config('tallystick.actor', 'aggregator', true),
+       pg_advisory_xact_lock_shared(hashtextextended('tallystick.aggregator_inbox', 0));
 
 -- name: receive
 -- Notes messages as applied and returns those that were not noted before. A second transaction with the same message waits
@@ -36,16 +38,17 @@ ORDER BY id
 FOR NO KEY UPDATE;
 
 -- name: add_summaries
--- Adds figures, which usage that is taken back makes negative, to hour, day and month rows. Rows come in the order in which all lock them.
+-- Adds figures, which usage that is taken back makes negative, to hour, day and month rows. Rows come in the order in which all lock them;
+-- their histograms, of 12 buckets each, one behind the other in $13.
 INSERT INTO usage_summaries AS s (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
 SELECT a.subscription_id, a.period_type, a.period_start, a.model_id, a.tool_name, a.request_count, a.error_count,
-       a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, a.histogram::bigint[]
+       a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, ($13::bigint[])[12 * a.row - 11 : 12 * a.row]
 FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[])
+            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]) WITH ORDINALITY
     AS a (subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
-          request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, histogram)
+          request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, row)
 ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO UPDATE SET
     request_count = s.request_count + excluded.request_count,
     error_count = s.error_count + excluded.error_count,

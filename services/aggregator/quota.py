@@ -132,17 +132,27 @@ class Threshold(NamedTuple):
     quota: int
 
 
-def thresholds(subscriptions: Iterable[Subscription], percents: Sequence[int]) -> list[Threshold]:
-    """Return every threshold that the counters have reached, new or not: the database knows which were raised before."""
+def thresholds(
+    subscriptions: Iterable[Subscription], percents: Sequence[int], told: Mapping[UUID, Subscription]
+) -> list[Threshold]:
+    """Return every threshold that the counters have reached, but for those that a subscription had reached in `told`.
+
+    New or not: the database knows which were raised before. `told` are subscriptions as they were when all of theirs had been raised.
+    """
     reached: list[Threshold] = []
     for s in subscriptions:
-        both: tuple[tuple[Dimension, int, int | None], ...] = (
-            ("requests", s.used_requests, s.quota_requests),
-            ("tokens", s.used_tokens, s.quota_tokens),
+        before = told.get(s.id)
+        both: tuple[tuple[Dimension, int, int | None, int], ...] = (
+            ("requests", s.used_requests, s.quota_requests, before.used_requests if before else -1),
+            ("tokens", s.used_tokens, s.quota_tokens, before.used_tokens if before else -1),
         )
-        for dimension, used, quota in both:
+        for dimension, used, quota, told_at in both:
             if quota is not None:
-                reached += [Threshold(s.id, dimension, p, used, quota) for p in percents if used * 100 >= quota * p]
+                reached += [
+                    Threshold(s.id, dimension, p, used, quota)
+                    for p in percents
+                    if told_at * 100 < quota * p <= used * 100
+                ]
     return reached
 
 

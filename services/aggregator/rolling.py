@@ -33,7 +33,7 @@ class QuotaResets:
                 await store.act_as_aggregator(connection)
                 due = await store.lock_due_subscriptions(connection, now, ROLL_SUBSCRIPTIONS)
                 settled = await self.counters.settle(connection, due, {}, now)
-            settled.count()
+            self.counters.committed(settled)
             if settled.status_changed:
                 self.wake_publisher()
             rolled += settled.rolled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -24,13 +25,13 @@ async def act_as_aggregator(connection: Connection) -> None:
     await connection.execute(SQL["act_as_aggregator"])
 
 
-async def keep_watermark(connection: Connection) -> None:
-    """Let the inbox not be pruned until the transaction ends. Comes before `receive`."""
-    await connection.execute(SQL["keep_watermark"])
+async def begin(connection: Connection) -> None:
+    """Let the audit trail name the aggregator, and the inbox not be pruned until the transaction ends. Comes before `receive`."""
+    await connection.execute(SQL["begin"])
 
 
 async def receive(connection: Connection, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
-    """Note messages in the inbox and return those that were never applied, each once."""
+    """Note messages in the inbox and return those that were never applied, each once: of batches that the database has."""
     identities = {(m.batch_id, m.part): m for m in reversed(messages)}
     rows = await connection.fetch(
         SQL["receive"],
@@ -62,7 +63,7 @@ async def add_summaries(connection: Connection, rows: Sequence[SummaryRow]) -> N
         [s.requests for s in sums], [s.errors for s in sums],
         [s.request_tokens for s in sums], [s.response_tokens for s in sums], [s.cached_tokens for s in sums],
         [s.latency_sum_ms for s in sums], [s.latency_count for s in sums],
-        [_array(s.latency_histogram) for s in sums],
+        list(chain.from_iterable(full(s.latency_histogram) for s in sums)),
     )  # fmt: skip
 
 

@@ -42,8 +42,8 @@ class RateRecorded:
 
         messages = [decode(record) for record in batch.records]
         await store.begin_run(connection, run_id, self.cluster, at, batch.next_offset)
-        stored = await RECORDED.stored(connection, messages)
-        new = await store.receive(connection, run_id, stored)
+        new = await store.receive(connection, run_id, messages)
+        stored = messages if len(new) == len(messages) else await RECORDED.stored(connection, messages)
         usage = merge(delta for message in new for delta in message.deltas)
 
         payers = await store.read_payers(connection, {key.subscription_id for key in usage})

@@ -32,11 +32,12 @@ INSERT INTO rating_runs (id, kind, cluster, topic, partition, epoch, first_offse
 VALUES ($1, 'live', $2, $3, $4, $5, $6, $7);
 
 -- name: receive
--- Notes messages (batch $2, part $3, events $4) as rated by run $1; returns those that were never rated before.
+-- Notes messages (batch $2, part $3, events $4) as rated by run $1; returns those that were never rated before, of batches that are there.
 INSERT INTO billing_inbox (batch_id, part, rating_run_id, event_count)
-SELECT batch_id, part, $1, event_count
+SELECT m.batch_id, m.part, $1, m.event_count
 FROM unnest($2::uuid[], $3::int[], $4::bigint[]) AS m (batch_id, part, event_count)
-ORDER BY batch_id, part
+JOIN usage_batches b ON b.batch_id = m.batch_id
+ORDER BY m.batch_id, m.part
 ON CONFLICT (batch_id, part) DO NOTHING
 RETURNING batch_id, part;
 

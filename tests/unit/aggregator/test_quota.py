@@ -143,15 +143,23 @@ def test_a_period_that_is_over_is_rolled_instead_of_added_to() -> None:
     [(0, []), (49, []), (50, [50]), (79, [50]), (80, [50, 80]), (99, [50, 80]), (250, [50, 80, 100])],
 )
 def test_thresholds_are_reached_at_their_percentage(used: int, expected: list[int]) -> None:
-    reached = thresholds([subscription(used_requests=used)], (50, 80, 100))
+    reached = thresholds([subscription(used_requests=used)], (50, 80, 100), {})
     assert [(t.dimension, t.percent) for t in reached] == [("requests", percent) for percent in expected]
 
 
 def test_requests_and_tokens_have_thresholds_of_their_own() -> None:
     used = subscription(used_requests=50, quota_tokens=10, used_tokens=10)
-    assert [(t.dimension, t.percent) for t in thresholds([used], (50, 100))] == [
+    assert [(t.dimension, t.percent) for t in thresholds([used], (50, 100), {})] == [
         ("requests", 50), ("tokens", 50), ("tokens", 100),
     ]  # fmt: skip
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.one_of(st.none(), st.integers(0, 20)))
+def test_what_was_told_and_what_is_new_are_all_that_is_reached(before: int, more: int, quota: int | None) -> None:
+    then = subscription(used_requests=before, quota_requests=quota)
+    now = then._replace(used_requests=before + more)
+    told, new = thresholds([then], (50, 80, 100), {}), thresholds([now], (50, 80, 100), {ALICE: then})
+    assert [t.percent for t in [*told, *new]] == [t.percent for t in thresholds([now], (50, 80, 100), {})]
 
 
 def test_what_remains_is_never_negative() -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.rating.rating import Factors, Price, PriceBook, Rated, Unit, rate
-from services.billing.rating.usage import Quantities, UsageKey, merge
+from services.billing.rating.rating import Component, Factors, Price, PriceBook, Rated, RatedRow, Unit, rate, rate_all
+from services.billing.rating.usage import Payer, Quantities, UsageKey, merge
 from shared.contracts import UsageDelta
 from shared.money import exact
 
@@ -243,3 +243,17 @@ def test_merging_forgets_what_does_not_matter_to_a_price() -> None:
     assert merge([one, two]) == {
         key: Quantities(requests=2, first_event_at=HOUR, last_event_at=HOUR + timedelta(minutes=5))
     }
+
+
+@given(st.lists(deltas(), max_size=12), books(), st.booleans())
+def test_many_keys_at_once_are_rated_as_each_by_itself(usage: list[UsageDelta], book: PriceBook, known: bool) -> None:
+    costs: dict[Component, Decimal] | None = {"input": Decimal("0.000001"), "units": Decimal("0.1")} if known else None
+    book = PriceBook.of([replace(price, cost=costs) for price in book.prices], book.factors)
+    others = [delta(subscription_id=UUID(int=8), model_id=model, request_tokens=1) for model in ("gpt-4o", "unpriced")]
+    merged = merge([*usage, *others])
+    payers = {SUBSCRIPTION: Payer(UUID(int=1), "postpaid", "USD"), UUID(int=8): Payer(UUID(int=2), "prepaid", "EUR")}
+
+    assert rate_all(merged, payers, book) == [
+        RatedRow(key, used, payers[key.subscription_id], rate(key, used, payers[key.subscription_id].currency, book))
+        for key, used in merged.items()
+    ]
