@@ -24,8 +24,8 @@ from typing import Any
 import asyncpg
 
 from benchmarks.hardware import Used, cpu_seconds, machine
-from benchmarks.ingest import MODELS, SUBSCRIPTIONS, Traffic, traffic
-from benchmarks.running import PATIENCE_SECONDS, Place, place, workers
+from benchmarks.ingest import SUBSCRIPTIONS, Traffic, traffic
+from benchmarks.running import PATIENCE_SECONDS, Place, make_customers, place, workers
 from deploy.local.stack import Stack, running_stack
 
 SERVICES = ("aggregator", "billing")
@@ -47,22 +47,10 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-async def price(connection: asyncpg.Connection) -> None:
-    """Let the subscriptions be active, far from their quotas and known to gateways, and the models have prices."""
-    await connection.execute(
-        "INSERT INTO plans (id, name, amount, currency, interval) VALUES ('bench', 'Bench', 0, 'EUR', 'month');"
-        "UPDATE subscriptions SET plan_id = 'bench', model_id = NULL, status = 'active', quota_requests = NULL, quota_tokens = 10^12;"
-        "UPDATE subscriptions SET status_published_version = status_version"
-    )
+async def ready(connection: asyncpg.Connection) -> None:
+    """Let gateways know of the subscriptions already: telling them is not what is measured."""
+    await connection.execute("UPDATE subscriptions SET status_published_version = status_version")
     await connection.execute("VACUUM FULL ANALYZE subscriptions")
-    await connection.execute(
-        "INSERT INTO models (id, name, provider) SELECT 'model-' || n, 'Model', 'openai' FROM generate_series(1, $1 - 1) n",
-        MODELS,
-    )
-    await connection.execute(
-        "INSERT INTO model_prices (model_id, currency, valid_from, input_price_per_1k, output_price_per_1k, cached_input_price_per_1k) "
-        "SELECT id, 'EUR', '2020-01-01', 0.0025, 0.01, 0.00125 FROM models"
-    )
 
 
 async def rows_written(connection: asyncpg.Connection) -> Rows:
@@ -147,7 +135,8 @@ async def alone(stack: Stack, options: argparse.Namespace, owners: list[str], va
     """Measure each service by itself."""
     sent, found = traffic(options.events, owners), dict[str, Any]()
     async with place(stack, owners, sent) as where:
-        await price(where.connection)
+        await make_customers(where.connection, owners, prepaid=False)
+        await ready(where.connection)
         await announced(where, sent, options.batch)
         found["messages"] = await where.connection.fetchval("SELECT sum(message_count) FROM usage_batches")
         derived = Derived(where, len(sent.rows), variables)
@@ -172,7 +161,8 @@ async def together(stack: Stack, options: argparse.Namespace, owners: list[str],
     events = len(sent.rows)
     async with place(stack, owners, sent) as where:
         connection = where.connection
-        await price(connection)
+        await make_customers(connection, owners)
+        await ready(connection)
         rows = await rows_written(connection)
         more = {"TALLYSTICK_INGEST_BATCH_RECORDS": str(options.batch), **variables}
         with workers(where, [f"services.{name}" for name in names], more) as pids:
