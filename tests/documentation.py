@@ -11,7 +11,7 @@ from textwrap import dedent
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
-PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES: Final = sorted([*ROOT.glob("*.md"), ROOT / "deploy" / "README.md", *(ROOT / "docs").rglob("*.md")])
 SHELL: Final = {"bash", "sh", "console"}
 COMMANDS: Final = ("tallystick ", "psql ", "curl ")
 _FENCED: Final = re.compile(
