@@ -13,6 +13,7 @@ from benchmarks.ingest import BATCH, Traffic, database, traffic
 from benchmarks.peers import TRIGGER, row_inserts
 from benchmarks.running import drain, drain_naively, make_customers, place, workers
 from benchmarks.sizes import Size
+from benchmarks.stages import NO_RECORD
 from deploy.local.stack import Stack
 from services.ingest.acceptance import Limits, accept
 from services.ingest.attribution import Owner
@@ -140,5 +141,5 @@ def _packed(sent: Traffic) -> list[bytes]:
         if key not in seen:
             seen.add(key)
             owner = owners.get(subject) or owners.setdefault(subject, Owner(uuid.UUID(subject), None))
-            candidates.append(Candidate(None, key, event, owner))
+            candidates.append(Candidate(NO_RECORD, key, event, owner))
     return [pack(candidates[at : at + BATCH], batch_id, 1).rows for at in range(0, len(candidates), BATCH)]

@@ -21,7 +21,7 @@ from time import process_time
 from typing import Any
 
 import asyncpg
-from aiokafka import TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -37,12 +37,15 @@ from services.ingest.identities import copy_packed
 from services.ingest.packing import COLUMNS as PACKED
 from services.ingest.packing import IDENTITY_COLUMNS, Candidate, pack
 from services.ingest.rows import COLUMNS, UsageRow, usage_row
+from services.ingest.sweeping import Sweep
 from shared.contracts import Origin, UsageEvent
 from shared.fetching import TolerantRecords
 from shared.ids import event_key, uuid7
 
 BATCH = 5_000
 FETCHED_AT_ONCE = 700
+NO_RECORD: Any = None
+"""Packing asks no candidate where it came from."""
 ORIGIN = Origin("main", "usage.events", 0, 0, 0, BATCH)
 
 
@@ -56,7 +59,7 @@ def events_of(count: int) -> tuple[list[bytes], list[Candidate]]:
         event = accept(value, (), Limits(), *window)
         assert isinstance(event, UsageEvent)
         key = event_key(event.source, event.id)
-        found.append(Candidate(None, key, event, of[str(event.subject)]))
+        found.append(Candidate(NO_RECORD, key, event, of[str(event.subject)]))
     return values, found
 
 
@@ -77,6 +80,9 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
     rows = rows_of(candidates, batch_id)
     sums = pack(candidates[:BATCH], batch_id, 1).sums()
     fetched = encoded(values)
+    records = [ConsumerRecord("", 0, n, 0, 0, b"", value, None, 0, len(value), ()) for n, value in enumerate(values)]
+    known = {c.event.subject: c.owner for c in candidates}
+    sweep = Sweep(limits, window, lambda event: known[event.subject], (set(), set(), set()))
     return {
         "fetch (aiokafka's records)": lambda: list(
             PartitionRecords(TopicPartition("usage.events", 0), TolerantRecords(fetched), [], 0, None, None, True, 1)
@@ -86,6 +92,9 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
         "identity (UUIDv5)": lambda: [event_key(c.event.source, c.event.id) for c in candidates],
         "pack: rows, identities": in_batches(lambda some: pack(some, batch_id, 1), candidates),
         "pack, with sums": in_batches(lambda some: pack(some, batch_id, 1).sums(), candidates),
+        "sweep: accept, identity, owner, pack, sums": in_batches(
+            lambda some: sweep(some, batch_id, 1).packed.sums(), records
+        ),
         "announcement": in_batches(lambda _: announce_recorded(batch_id, ORIGIN, sums, datetime.now(UTC)), candidates),
         "plain: row": lambda: rows_of(candidates, batch_id),
         "plain: aggregate": in_batches(aggregate, rows),

@@ -11,20 +11,17 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
-from aiokafka import ConsumerRecord
 
-from shared.consumer import Slice
 from shared.contracts import UsageRecorded, decode_recorded
 from shared.errors import BrokenInvariant
 from shared.postgres import Connection
+from shared.slices import Record, Slice
 from shared.sql import Queries
 
 log = structlog.get_logger("recorded")
 
 
-def decode(
-    record: ConsumerRecord[bytes, bytes], check: Callable[[UsageRecorded], None] = lambda _: None
-) -> UsageRecorded:
+def decode(record: Record, check: Callable[[UsageRecorded], None] = lambda _: None) -> UsageRecorded:
     """Decode a message of our own making. One that cannot be decoded, or that `check` raises `ValueError` for, is a
     `BrokenInvariant`: nothing may be skipped."""
     try:
@@ -32,7 +29,7 @@ def decode(
         check(message)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BrokenInvariant(
-            f"{record.topic}[{record.partition}] offset {record.offset} is not a usage.recorded message ({error}): "
+            f"the record at offset {record.offset} is not a usage.recorded message ({error}): "
             "nothing is counted until every worker runs one version, or the record is understood"
         ) from error
     return message

@@ -6,10 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiokafka import ConsumerRecord
-
 from shared.positions import Position
 from shared.postgres import Connection
+
+
+class Record(Protocol):
+    """What a consumer sees of a Kafka record: aiokafka's `ConsumerRecord`, or its `DefaultRecord` as it was decoded."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def timestamp(self) -> int | None:
+        """Milliseconds since 1970, as the producer or the broker has set it."""
+
+    @property
+    def key(self) -> bytes | None: ...
+
+    @property
+    def value(self) -> bytes | None: ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +35,7 @@ class Slice:
     """Records of one partition that are not applied yet, in offset order, and the position they start from."""
 
     position: Position
-    records: Sequence[ConsumerRecord[bytes, bytes]]
+    records: Sequence[Record]
 
     @property
     def first_offset(self) -> int:
@@ -26,7 +44,7 @@ class Slice:
     @property
     def next_offset(self) -> int:
         """The position once this slice is applied."""
-        return int(self.records[-1].offset) + 1
+        return self.records[-1].offset + 1
 
     @property
     def gaps(self) -> int:

@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
+    from shared.slices import Record
 
 MOST_LINKS: Final = 32
 """Producers' spans, at most, that the span of one batch names."""
@@ -40,7 +40,7 @@ class Spans:
         self._tracer = provider.get_tracer("tallystick")
 
     @contextmanager
-    def of_batch(self, topic: str, partition: int, records: Sequence[ConsumerRecord[bytes, bytes]]) -> Iterator[None]:
+    def of_batch(self, topic: str, partition: int, records: Sequence[Record]) -> Iterator[None]:
         """Run a block as the span of a batch."""
         causes = causes_of(records)
         only = trace.set_span_in_context(trace.NonRecordingSpan(causes[0])) if len(causes) == 1 else None
@@ -73,7 +73,7 @@ class Spans:
         return carrier
 
 
-def causes_of(records: Iterable[ConsumerRecord[bytes, bytes]]) -> list[SpanContext]:
+def causes_of(records: Iterable[Record]) -> list[SpanContext]:
     """Return the distinct contexts that records carry, in their order, up to `MOST_LINKS`; what is no context is passed over."""
     found: dict[tuple[int, int], SpanContext] = {}
     seen: set[bytes] = set()

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
-
+    from shared.slices import Record
     from shared.spans import Spans
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -43,9 +42,7 @@ def stop() -> None:
         _spans.provider.shutdown()
 
 
-def batch(
-    topic: str, partition: int, records: Sequence[ConsumerRecord[bytes, bytes]]
-) -> AbstractContextManager[object]:
+def batch(topic: str, partition: int, records: Sequence[Record]) -> AbstractContextManager[object]:
     """Return the span of a batch, as a context that ends it."""
     return nullcontext() if _spans is None else _spans.of_batch(topic, partition, records)
 

@@ -15,7 +15,7 @@ from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageDel
 from shared.outbox import Message
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
+    from shared.slices import Record
 
 T = TypeVar("T")
 
@@ -97,9 +97,7 @@ def _share(whole: list[T], part: int, parts: int) -> list[T]:
     return whole[len(whole) * part // parts : len(whole) * (part + 1) // parts]
 
 
-def announce_refused(
-    origin: Origin, ids: Sequence[UUID], refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]]
-) -> list[Message]:
+def announce_refused(origin: Origin, ids: Sequence[UUID], refused: Sequence[tuple[Record, Rejected]]) -> list[Message]:
     """Return the dead letters of a batch: original key and bytes; id in quarantine, reason and origin in headers.
 
     They are published at least once: a reader drops doubles by `tallystick_id`.

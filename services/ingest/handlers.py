@@ -6,14 +6,11 @@ position's row). What is returned runs after COMMIT.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TypeAlias
 from uuid import UUID
-
-from aiokafka import ConsumerRecord
 
 from services.ingest import metrics, store
 from services.ingest.acceptance import Correction, Limits, Rejected, accept
@@ -21,37 +18,29 @@ from services.ingest.announcement import announce_recorded, announce_refused
 from services.ingest.attribution import Attributor, Owner, Unknown, name_of
 from services.ingest.corrections import Corrected, Correcting, apply_corrections
 from services.ingest.deltas import Sums
-from services.ingest.log import UsageLog
+from services.ingest.identities import Guard
+from services.ingest.log import UsageLog, sums_of
 from services.ingest.packing import Candidate
 from services.ingest.publishing import Publishing
 from services.ingest.recent import RecentEvents
 from services.ingest.refusals import Refusals, Remember
 from services.ingest.store import Counts
+from services.ingest.sweeping import Decoded, Sweep, Swept
 from shared.clock import Clock
-from shared.consumer import AfterCommit, Slice
 from shared.contracts import Origin, UsageEvent
 from shared.corrections import AmendEvent
 from shared.ids import event_id, event_key, uuid7
 from shared.outbox import Message, Outbox
 from shared.postgres import Connection
-
-Record: TypeAlias = ConsumerRecord[bytes, bytes]
-
-
-@dataclass(slots=True)
-class Decoded:
-    """A batch's records by what they are: usage, corrections of usage, or refused."""
-
-    usage: list[tuple[Record, UsageEvent]] = field(default_factory=list)
-    corrections: list[tuple[Record, Correction]] = field(default_factory=list)
-    refused: list[tuple[Record, Rejected]] = field(default_factory=list)
+from shared.slices import AfterCommit, Record, Slice
 
 
 @dataclass(slots=True)
 class Taken:
     """What became of a batch's records: each is stored, applied in `corrected`, a duplicate, refused, or held."""
 
-    stored: list[Candidate]
+    stored: Collection[bytes]
+    """The 16-byte ids of those that left a row."""
     sums: Sums
     """What the stored ones add up to."""
     corrected: Corrected
@@ -83,7 +72,9 @@ class IngestBatch:
         """Store a slice, its deltas, its rejects and its position; return what publishes them."""
         batch_id, now, origin = uuid7(), self.clock.now(), self._origin(batch)
 
-        taken = await self.take_in(connection, batch_id, self.decode(batch.records, now))
+        swept, guard = await self.log.sweep_in(connection, partial(self._sweep, batch.records, batch_id, now))
+        rest = swept.rest if swept else self.decode(batch.records, now)
+        taken = await self.take_in(connection, batch_id, rest, swept=swept, guard=guard)
 
         refusals = self.refusals.judge(batch, taken.refused)  # halts before anything is committed, if it is too many
         ids = await store.quarantine(connection, origin, batch_id, taken.refused)
@@ -106,26 +97,39 @@ class IngestBatch:
     ) -> Decoded:
         """Tell usage, corrections and what is refused apart (pure). `window` replaces the limits' own event times."""
         decoded = Decoded()
-        usage, refused = decoded.usage, decoded.refused
         earliest, latest = window or self.limits.window(now)
         for record in records:
-            found = accept(record.value, record.headers, self.limits, earliest, latest)
-            if isinstance(found, UsageEvent):
-                usage.append((record, found))
-            elif isinstance(found, Rejected):
-                refused.append((record, found))
-            else:
-                decoded.corrections.append((record, found))
+            decoded.note(record, accept(record.value, record.headers, self.limits, earliest, latest))
         return decoded
 
-    async def take_in(self, connection: Connection, batch_id: UUID, decoded: Decoded) -> Taken:
-        """Store what is new: usage first, so that a correction finds an original that came with it, before or behind it."""
-        taken = Taken([], Sums([], []), Corrected(), 0, decoded.refused, [])
+    def _sweep(
+        self, records: Sequence[Record], batch_id: UUID, now: datetime, known: Collection[bytes], generation: int
+    ) -> Swept:
+        """Go over a batch once (pure), passing over the ids that are `known` to be stored."""
+        sweep = Sweep(self.limits, self.limits.window(now), self.attributor.known, (*self.recent.generations, known))
+        return sweep(records, batch_id, generation)
+
+    async def take_in(
+        self,
+        connection: Connection,
+        batch_id: UUID,
+        decoded: Decoded,
+        *,
+        swept: Swept | None = None,
+        guard: Guard | None = None,
+    ) -> Taken:
+        """Store what is new: usage first, so that a correction finds an original that came with it, before or behind it.
+
+        `swept` is what one pass has stored already of the same batch.
+        """
+        taken = Taken((), Sums([], []), Corrected(), 0, decoded.refused, [])
         candidates = await self._candidates(connection, decoded.usage, taken)
         corrections = await self._corrections(connection, decoded.corrections, taken)
-        inserted = await self.log.insert(connection, candidates, batch_id)
+        before = swept.keys if swept else set[bytes]()
+        inserted = await self.log.insert(connection, candidates, batch_id, guard=guard, suspected=before)
         taken.corrected = corrected = await apply_corrections(connection, batch_id, corrections)
-        taken.stored, taken.sums = inserted.stored, inserted.sums()
+        taken.stored = before.union(candidate.key for candidate in inserted.stored) if inserted.stored else before
+        taken.sums = sums_of([swept.packed, *inserted.packed] if swept and before else inserted.packed)
         taken.duplicates = inserted.duplicates + corrected.duplicates
         taken.refused = taken.refused + inserted.refused + corrected.refused
         taken.held += [
@@ -185,7 +189,7 @@ class IngestBatch:
     ) -> None:
         """After COMMIT: remember what was stored and refused, count it, publish what was announced."""
         refusals()
-        self.recent.remember(candidate.key for candidate in taken.stored)
+        self.recent.remember(taken.stored)
         metrics.count_batch(counts, [rejected.reason for _, rejected in taken.refused])
         metrics.count_corrections(taken.corrected.voided, taken.corrected.amended)
         metrics.observe_freshness(self.clock.now(), taken.sums.deltas)

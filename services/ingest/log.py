@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
-from aiokafka import ConsumerRecord
 
-from services.ingest.acceptance import Reason, Rejected, in_utc
+from services.ingest.acceptance import Rejected, in_utc
 from services.ingest.deltas import Sums, merge
 from services.ingest.identities import Guard, copy_packed, stored_versions
-from services.ingest.packing import COLUMNS, Candidate, Packed, pack
+from services.ingest.packing import COLUMNS, Candidate, Packed, pack, packed_identities
 from services.ingest.recent import RecentEvents
-from services.ingest.rows import UsageRow, differing_columns, usage_row
+from services.ingest.rows import UsageRow, usage_row
+from services.ingest.sweeping import Swept
+from services.ingest.verdicts import (
+    REFUSALS_OF_VALUES,
+    conflict_of,
+    has_no_partition,
+    of_an_archived_month,
+    refused_by_database,
+)
 from shared.ids import uuid_of_bytes
 from shared.period import month_start, next_month
 from shared.postgres import Connection, Pool
+from shared.slices import Record
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest")
-
-REFUSALS_OF_VALUES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError, struct.error)
-"""What packing and COPY raise for a value that Postgres does not take."""
 
 
 @dataclass(slots=True)
@@ -34,17 +38,16 @@ class Inserted:
 
     stored: list[Candidate] = field(default_factory=list)
     duplicates: int = 0
-    refused: list[tuple[ConsumerRecord[bytes, bytes], Rejected]] = field(default_factory=list)
+    refused: list[tuple[Record, Rejected]] = field(default_factory=list)
     packed: list[Packed] = field(default_factory=list)
 
-    def sums(self) -> Sums:
-        """Return what the stored events add up to."""
-        if len(self.packed) == 1:  # nearly always
-            return self.packed[0].sums()
-        parts = [packed.sums() for packed in self.packed]
-        return Sums(
-            merge(delta for part in parts for delta in part.deltas), [p for part in parts for p in part.providers]
-        )
+
+def sums_of(packed: Sequence[Packed]) -> Sums:
+    """Return what packed events add up to."""
+    if len(packed) == 1:  # nearly always
+        return packed[0].sums()
+    parts = [one.sums() for one in packed]
+    return Sums(merge(delta for part in parts for delta in part.deltas), [p for part in parts for p in part.providers])
 
 
 class UsageLog:
@@ -55,19 +58,73 @@ class UsageLog:
         self._recent = recent
         self._months: set[datetime] = set()
 
-    async def insert(self, connection: Connection, candidates: Sequence[Candidate], batch_id: UUID) -> Inserted:
+    async def sweep_in(
+        self, connection: Connection, sweep: Callable[[Collection[bytes], int], Swept]
+    ) -> tuple[Swept | None, Guard]:
+        """Store what one pass over a batch packs: all of it by one COPY, or none. None if it has to go in event by event.
+
+        `sweep` gets the ids that it is not to pack, and the open generation of identities. What is found to be stored already is passed
+        over by another sweep.
+        """
+        guard, known = await Guard.hold(connection), set[bytes]()
+        while True:
+            try:
+                swept = sweep(known, guard.generation)
+                stored = await self._copy_swept(connection, guard, swept)
+            except REFUSALS_OF_VALUES as error:
+                if has_no_partition(error):  # it was detached: make it again when the batch comes again
+                    self._months.clear()
+                if has_no_partition(error) or isinstance(error, asyncpg.UniqueViolationError):
+                    raise
+                return None, guard
+            if stored is None:
+                return None, guard
+            if not stored:
+                return swept, guard
+            known |= {id_.bytes for id_ in stored}
+
+    async def _copy_swept(self, connection: Connection, guard: Guard, swept: Swept) -> Collection[UUID] | None:
+        """Copy what was packed, and return nothing; or return its ids that are stored already; or None if a month is archived."""
+        packed = swept.packed
+        if not swept.keys:
+            return ()
+        if await self.ensure_partitions(packed.minutes):
+            return None
+        if guard.earlier and (
+            before := await guard.known_before(connection, [uuid_of_bytes(key) for key in swept.keys])
+        ):
+            return before
+        try:
+            await _copy(connection, guard, packed)
+        except asyncpg.UniqueViolationError:
+            known = await stored_versions(connection, packed_identities(packed.identities))
+            if not known:
+                raise  # another transaction has it in flight: come again
+            return known
+        return ()
+
+    async def insert(
+        self,
+        connection: Connection,
+        candidates: Sequence[Candidate],
+        batch_id: UUID,
+        *,
+        guard: Guard | None = None,
+        suspected: Collection[bytes] = (),
+    ) -> Inserted:
         """Store candidates that were never stored. One that was is a duplicate if it is the same, else refused as a conflict.
 
-        Events that the recent window, this batch or a closed generation of identities has seen are suspects; the rest is copied
-        straight in. Only if a unique key objects are the stored ones looked up, and what they do not explain is copied again.
+        Events that the recent window, this batch or a closed generation of identities has seen, and those that are `suspected`, are
+        suspects; the rest is copied straight in. Only if a unique key objects are the stored ones looked up, and what they do not explain
+        is copied again.
         """
         result = Inserted()
         if not candidates:
             return result
         if archived := await self.ensure_partitions([c.event.time for c in candidates]):
             candidates = _without(archived, candidates, result)
-        into = _Into(connection, await Guard.hold(connection), batch_id, result)
-        fresh, suspects = self._split(candidates)
+        into = _Into(connection, guard or await Guard.hold(connection), batch_id, result)
+        fresh, suspects = self._split(candidates, suspected)
         if into.guard.earlier and (before := await into.guard.known_before(connection, _ids(fresh))):
             suspects += [c for c in fresh if uuid_of_bytes(c.key) in before]
             fresh = [c for c in fresh if uuid_of_bytes(c.key) not in before]
@@ -76,11 +133,13 @@ class UsageLog:
             suspects = await self._judge(into, suspects)
         return result
 
-    def _split(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    def _split(
+        self, candidates: Sequence[Candidate], suspected: Collection[bytes]
+    ) -> tuple[list[Candidate], list[Candidate]]:
         fresh: dict[bytes, Candidate] = {}
         suspects: list[Candidate] = []
         for candidate in candidates:
-            if candidate.key in fresh or candidate.key in self._recent:
+            if candidate.key in fresh or candidate.key in self._recent or candidate.key in suspected:
                 suspects.append(candidate)
             else:
                 fresh[candidate.key] = candidate
@@ -132,7 +191,7 @@ class UsageLog:
         await self._copy_new(into, firsts, again)
         return again
 
-    async def ensure_partitions(self, times: Sequence[datetime]) -> set[datetime]:
+    async def ensure_partitions(self, times: Collection[datetime]) -> set[datetime]:
         """Make the months of event times: in transactions of their own, so that their locks end at once.
 
         Return the months that are archived: those are not made anew.
@@ -160,19 +219,6 @@ def _without(archived: set[datetime], candidates: Sequence[Candidate], result: I
     return kept
 
 
-def of_an_archived_month(month: datetime) -> Rejected:
-    """Return why an event that belongs to a month outside of the log is refused."""
-    return Rejected(
-        Reason.TOO_OLD,
-        f"the usage of {month:%Y-%m} is archived: restore it ('tallystick partitions restore'), then replay the event",
-    )
-
-
-def refused_by_database(error: Exception) -> Rejected:
-    """Return why a single row is refused that Postgres did not take."""
-    return Rejected(Reason.REFUSED_BY_DATABASE, f"Postgres refused a value: {str(error).splitlines()[0]}")
-
-
 @dataclass(frozen=True, slots=True)
 class _Into:
     """Where one batch goes: its transaction, the open generation of identities, its id, and the account of what became of it."""
@@ -185,12 +231,17 @@ class _Into:
     async def copy(self, candidates: Sequence[Candidate]) -> None:
         """Copy candidates and their identities: all of them, or none and raise."""
         packed = pack(candidates, self.batch_id, self.guard.generation)
-        async with self.connection.transaction():  # a savepoint: a refusal must not cost the transaction
-            await self.guard.add(self.connection, packed.identities)
-            await copy_packed(self.connection, "usage_logs", packed.rows, COLUMNS)
-        packed.rows = packed.identities = b""  # sent: only the sums are wanted from here on
+        await _copy(self.connection, self.guard, packed)
         self.result.stored += candidates
         self.result.packed.append(packed)
+
+
+async def _copy(connection: Connection, guard: Guard, packed: Packed) -> None:
+    """Copy packed events and their identities: all of them, or none and raise."""
+    async with connection.transaction():  # a savepoint: a refusal must not cost the transaction
+        await guard.add(connection, packed.identities)
+        await copy_packed(connection, "usage_logs", packed.rows, COLUMNS)
+    packed.rows = packed.identities = b""  # sent: only the sums are wanted from here on
 
 
 def row_of(candidate: Candidate, batch_id: UUID) -> UsageRow:
@@ -205,34 +256,3 @@ def _ids(candidates: Sequence[Candidate]) -> list[UUID]:
 
 def _ids_and_times(candidates: Sequence[Candidate]) -> list[tuple[UUID, datetime]]:
     return [(uuid_of_bytes(c.key), c.event.time) for c in candidates]
-
-
-def has_no_partition(error: Exception) -> bool:
-    """Tell a missing partition from a CHECK that a row breaks: the same SQLSTATE, but no constraint is named."""
-    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
-
-
-def conflict_of(row: UsageRow, earlier: dict[str, object]) -> Rejected | None:
-    """Return why a row is refused of which another version was stored (pure); None if it is the same.
-
-    `earlier` is a row of `stored_versions`: without an `id` if only its identity is left, because its month is archived.
-    """
-    if earlier["id"] is None:
-        differing, earlier = ["created_at"], {"created_at": earlier["guarded_at"]}
-    else:
-        differing = differing_columns(row, earlier) or ["corrects"] * (earlier.get("corrects") is not None)
-    if not differing:
-        return None
-    what = "; ".join(
-        f"{name}: {_show(earlier[name])} was stored, {_show(getattr(row, name, None))} came" for name in differing[:5]
-    )
-    return Rejected(
-        Reason.CONFLICT,
-        f"the event (source {row.source}, id {row.request_id}) was stored already with other content – {what}. "
-        "It is not counted again; send a new id for new usage",
-    )
-
-
-def _show(value: object) -> str:
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
-    return text if len(text) <= 80 else text[:77] + "…"

@@ -8,7 +8,7 @@ owner, minute, model, … share a `_Use`, which holds their columns as they are 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,11 +20,11 @@ import msgspec
 
 from services.ingest.deltas import MOST_RESERVATIONS, RATE_LIMITED, Sums, merge
 from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageData, UsageDelta, UsageEvent
+from shared.ids import uuid_of_bytes
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
-
     from services.ingest.attribution import Owner
+    from shared.slices import Record
 
 COLUMNS = (
     "id", "created_at", "request_tokens", "response_tokens", "cached_tokens", "status_code", "latency_ms",
@@ -46,6 +46,7 @@ _LATENCY = 4 << 32
 _IDENTITY = slice(2, 34)
 """Where the id and the time are in a head, as columns: what usage_ids takes of an event."""
 _identity_begin = Struct("!h").pack
+_identity_row = Struct("!hi16siqih")
 _generation = Struct("!ih").pack
 _bigint = Struct("!iq").pack
 _length = Struct("!i").pack
@@ -69,7 +70,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 class Candidate(NamedTuple):
     """An accepted event on its way into the log: the record it came in, its 16-byte id, the event, and who used it."""
 
-    record: ConsumerRecord[bytes, bytes]
+    record: Record
     key: bytes
     event: UsageEvent
     owner: Owner
@@ -83,12 +84,16 @@ class Packed:
     identities: bytes
     uses: list[_Use]
     seen: list[_Seen]
-    mixed: bool
+    minutes: set[datetime]
+    """Those in which the events lie."""
+    ambiguous: bool
+    """Whether two uses may have one name in what is announced."""
 
     def sums(self) -> Sums:
         """Return what the events add up to, as `deltas.aggregate` does."""
         deltas = [use.delta() for use in self.uses]
-        return Sums(merge(deltas) if self.mixed else deltas, [seen.delta() for seen in self.seen])
+        mixed = self.ambiguous or len(self.minutes) > 1
+        return Sums(merge(deltas) if mixed else deltas, [seen.delta() for seen in self.seen])
 
 
 @dataclass(slots=True)
@@ -186,9 +191,9 @@ class _Use:
 
 
 def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
-    candidates: Sequence[Candidate], batch_id: UUID, generation: int
+    candidates: Iterable[tuple[object, bytes, UsageEvent, Owner]], batch_id: UUID, generation: int
 ) -> Packed:
-    """Return events of one batch, ready to be copied. `generation` is the open one of identities.
+    """Return events of one batch, ready to be copied. `generation` is the open one of identities. Looks at each candidate once.
 
     Raises `UnicodeEncodeError` for a text that is none (half of a surrogate pair) and `struct.error` for a number out of range:
     validation lets neither pass.
@@ -200,7 +205,7 @@ def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
     rows, identities = [_BEGIN], list[bytes]()
     head, bounds, short, json, encode = _head, LATENCY_BUCKETS_MS, _SHORT, _JSON, _encode
     minute = minute_end = _NEVER
-    minute_us, minutes = 0, set[int]()
+    minute_us, minutes = 0, set[datetime]()
     ambiguous = False
     for _, key, event, owner in candidates:
         data, at = event.data, event.time
@@ -210,7 +215,7 @@ def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
             minute = at.replace(second=0, microsecond=0)
             minute_end = minute + _MINUTE
             minute_us = (minute - _EPOCH) // _MICROSECOND
-            minutes.add(minute_us)
+            minutes.add(minute)
         us = minute_us + at.second * 1_000_000 + at.microsecond
         status, provider = data.status_code, data.provider
         status_class = 2 if status < 400 else status // 100
@@ -291,7 +296,8 @@ def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
         _packed_identities(identities, generation),
         all_uses,
         [one for (provider, _), one in seen.items() if provider],
-        ambiguous or len(minutes) > 1,
+        minutes,
+        ambiguous,
     )
 
 
@@ -300,6 +306,12 @@ def _packed_identities(identities: list[bytes], generation: int) -> bytes:
     identities.sort()
     begin, end = _identity_begin(len(IDENTITY_COLUMNS)), _generation(2, generation)
     return b"".join((_BEGIN, begin, (end + begin).join(identities), end, _END)) if identities else _BEGIN + _END
+
+
+def packed_identities(identities: bytes) -> list[tuple[UUID, datetime]]:
+    """Return the ids and times in packed rows of usage_ids."""
+    rows = _identity_row.iter_unpack(memoryview(identities)[len(_BEGIN) : -len(_END)])
+    return [(uuid_of_bytes(key), _EPOCH + us * _MICROSECOND) for _, _, key, _, us, _, _ in rows]
 
 
 def owner_columns(subscription_id: UUID, api_key_id: UUID | None) -> bytes:

@@ -23,6 +23,11 @@ class RecentEvents:
     def __contains__(self, key: bytes) -> bool:
         return key in self._young or key in self._old
 
+    @property
+    def generations(self) -> tuple[set[bytes], set[bytes]]:
+        """The ids, as they are now: to ask for many, without a call for each."""
+        return self._young, self._old
+
     def remember(self, keys: Iterable[bytes]) -> None:
         """Add events whose transaction has committed: never before, or every event that was rolled back would be a suspect."""
         self._young.update(keys)

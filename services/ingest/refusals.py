@@ -18,9 +18,8 @@ from services.ingest.acceptance import Reason, Rejected
 from shared.errors import BrokenInvariant
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
-
     from shared.consumer import Slice
+    from shared.slices import Record
 
 Remember: TypeAlias = Callable[[], None]
 
@@ -78,7 +77,7 @@ class Refusals:
     limits: RefusalLimits = field(default_factory=RefusalLimits)
     _pasts: dict[tuple[str, int, int], Past] = field(default_factory=dict)
 
-    def judge(self, batch: Slice, refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]]) -> Remember:
+    def judge(self, batch: Slice, refused: Sequence[tuple[Record, Rejected]]) -> Remember:
         """Return what to call once the batch is committed. Raises `BrokenInvariant` if too much of it is refused.
 
         A conflict is no refusal here: it says that the event is known, as a replayed topic may for all of its records.

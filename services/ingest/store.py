@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from aiokafka import ConsumerRecord
 
 from services.ingest.acceptance import Rejected
 from services.ingest.attribution import Unknown
@@ -22,6 +21,7 @@ from shared.contracts import Origin
 from shared.errors import BrokenInvariant
 from shared.ids import uuid7
 from shared.postgres import Connection
+from shared.slices import Record
 from shared.sql import Queries
 
 _SQL = Queries.load("services.ingest")
@@ -44,7 +44,7 @@ async def quarantine(
     connection: Connection,
     origin: Origin,
     batch_id: UUID,
-    refused: Sequence[tuple[ConsumerRecord[bytes, bytes], Rejected]],
+    refused: Sequence[tuple[Record, Rejected]],
 ) -> list[UUID]:
     """Keep refused records with reason, original bytes and origin. Return their new ids, in the same order."""
     ids = [uuid7() for _ in refused]
@@ -67,7 +67,7 @@ async def hold(
     connection: Connection,
     origin: Origin,
     batch_id: UUID,
-    held: Sequence[tuple[ConsumerRecord[bytes, bytes], Unknown, datetime]],
+    held: Sequence[tuple[Record, Unknown, datetime]],
 ) -> None:
     """Keep valid events of unknown subscriptions or keys, and corrections of unknown originals, with their own times."""
     if not held:
@@ -142,7 +142,7 @@ def _place(origin: Origin) -> tuple[str, str, int, int]:
     return origin.cluster, origin.topic, origin.partition, origin.epoch
 
 
-def _columns(records: Iterable[ConsumerRecord[bytes, bytes]]) -> tuple[list[Any], ...]:
+def _columns(records: Iterable[Record]) -> tuple[list[Any], ...]:
     """Return the columns offset, key, value, headers of records."""
     all_records = list(records)
     return (

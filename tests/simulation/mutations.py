@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -11,10 +12,12 @@ from aiokafka import TopicPartition
 
 import services.ingest.store
 import shared.consumer
-from services.ingest.handlers import IngestBatch
-from services.ingest.log import Inserted, UsageLog
-from services.ingest.packing import Candidate
+from services.ingest.handlers import IngestBatch, Taken
+from services.ingest.identities import Guard
+from services.ingest.log import UsageLog
+from services.ingest.packing import Candidate, pack
 from services.ingest.rows import UsageRow
+from services.ingest.sweeping import Decoded, Swept
 from shared.consumer import ExactlyOnceConsumer
 from shared.placement import fresh_records
 from shared.positions import Positions
@@ -87,14 +90,14 @@ def the_window_is_trusted(patch: Patch) -> None:
 
 def the_window_is_updated_before_the_commit(patch: Patch) -> None:
     """What the batch inserts is remembered at once, though the transaction may be rolled back."""
-    insert = UsageLog.insert
+    take_in = IngestBatch.take_in
 
-    async def remembering(self: UsageLog, *given: Any) -> Inserted:
-        result = await insert(self, *given)
-        self._recent.remember(stored.key for stored in result.stored)
-        return result
+    async def remembering(self: IngestBatch, *given: Any, **named: Any) -> Taken:
+        taken = await take_in(self, *given, **named)
+        self.recent.remember(taken.stored)
+        return taken
 
-    patch.setattr(UsageLog, "insert", remembering)
+    patch.setattr(IngestBatch, "take_in", remembering)
 
 
 def the_window_is_trusted_and_updated_before_the_commit(patch: Patch) -> None:
@@ -128,15 +131,15 @@ def a_seek_is_missed_and_gaps_are_believed(patch: Patch) -> None:
 
 def a_failed_record_is_skipped(patch: Patch) -> None:
     """An error in storing is logged, and consumption goes on behind it."""
-    insert = UsageLog.insert
+    sweep_in = UsageLog.sweep_in
 
-    async def carelessly(self: UsageLog, *given: Any) -> Inserted:
+    async def carelessly(self: UsageLog, *given: Any) -> tuple[Swept | None, Guard]:
         try:
-            return await insert(self, *given)
+            return await sweep_in(self, *given)
         except asyncpg.PostgresError:
-            return Inserted()
+            return Swept(pack((), UUID(int=0), 1), set(), Decoded()), Guard(1, False)
 
-    patch.setattr(UsageLog, "insert", carelessly)
+    patch.setattr(UsageLog, "sweep_in", carelessly)
 
 
 def what_retention_deleted_passes_for_a_gap(patch: Patch) -> None:

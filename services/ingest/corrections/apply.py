@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from aiokafka import ConsumerRecord
 
 from services.ingest.acceptance import Rejected
 from services.ingest.corrections.decisions import (
@@ -22,9 +21,10 @@ from services.ingest.corrections.decisions import (
     reversal_of,
 )
 from services.ingest.identities import ElsewhereIdentity, Guard, stored_versions
-from services.ingest.log import REFUSALS_OF_VALUES, refused_by_database
 from services.ingest.rows import UsageRow
+from services.ingest.verdicts import REFUSALS_OF_VALUES, refused_by_database
 from shared.postgres import Connection
+from shared.slices import Record
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Corrected:
     voided: int = 0
     amended: int = 0
     duplicates: int = 0
-    refused: list[tuple[ConsumerRecord[bytes, bytes], Rejected]] = field(default_factory=list)
+    refused: list[tuple[Record, Rejected]] = field(default_factory=list)
     waiting: list[Correcting] = field(default_factory=list)
 
     @property

@@ -15,9 +15,8 @@ from shared.corrections import AmendEvent, VoidEvent
 from shared.ids import event_key, reversal_key, uuid_of_bytes
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
-
     from services.ingest.attribution import Owner
+    from shared.slices import Record
 
 Stored: TypeAlias = Mapping[UUID, Mapping[str, Any]]
 """Rows of `stored_versions` by the id that was asked for."""
@@ -37,7 +36,7 @@ class Becomes(Enum):
 class Correcting:
     """A correction on its way: the record it came in, its event, and for an amendment who used what it says. Ids are of rows."""
 
-    record: ConsumerRecord[bytes, bytes]
+    record: Record
     event: VoidEvent | AmendEvent
     owner: Owner | None
     id: UUID
@@ -45,9 +44,7 @@ class Correcting:
     reversal: UUID
 
     @classmethod
-    def of(
-        cls, record: ConsumerRecord[bytes, bytes], event: VoidEvent | AmendEvent, owner: Owner | None = None
-    ) -> Correcting:
+    def of(cls, record: Record, event: VoidEvent | AmendEvent, owner: Owner | None = None) -> Correcting:
         """Return the correction that an event asks for; `owner` is of the replacement."""
         own, original = event_key(event.source, event.id), event_key(event.source, event.corrects)
         return cls(record, event, owner, *map(uuid_of_bytes, (own, original, reversal_key(original))))

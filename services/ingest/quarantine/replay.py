@@ -19,7 +19,7 @@ import asyncpg
 from services.ingest.acceptance import Limits
 from services.ingest.announcement import announce_recorded
 from services.ingest.attribution import Attributor
-from services.ingest.handlers import Decoded, IngestBatch
+from services.ingest.handlers import IngestBatch
 from services.ingest.held import record_of
 from services.ingest.log import UsageLog
 from services.ingest.publishing import Publishing
@@ -28,6 +28,7 @@ from services.ingest.quarantine.decisions import Replayed, verdicts, window
 from services.ingest.quarantine.store import Choice
 from services.ingest.recent import RecentEvents
 from services.ingest.store import Counts, hold, record_batch
+from services.ingest.sweeping import Decoded
 from shared.clock import SystemClock
 from shared.contracts import Origin
 from shared.ids import uuid7

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from services.ingest.acceptance import Reason, Rejected
 from services.ingest.refusals import Past, RefusalLimits, Refusals, after, too_many
 from services.ingest.settings import Settings
-from shared.consumer import Slice
 from shared.contracts import USAGE_EVENTS
 from shared.errors import BrokenInvariant
 from shared.positions import Position
+from shared.slices import Record, Slice
 from tests.unit.ingest.events import record
 
 GOOD, BAD = b"\0", b"\1"
@@ -26,7 +26,7 @@ def slice_of(count: int, *, first: int = 0, partition: int = 0) -> Slice:
     return Slice(position, [record(b"?", offset=first + n, partition=partition) for n in range(count)])
 
 
-def refuse(batch: Slice, count: int, reason: Reason = Reason.NOT_JSON) -> list[tuple[object, Rejected]]:
+def refuse(batch: Slice, count: int, reason: Reason = Reason.NOT_JSON) -> list[tuple[Record, Rejected]]:
     return [(r, Rejected(reason, "no JSON at byte 0")) for r in batch.records[:count]]
 
 
