@@ -16,6 +16,7 @@ from services.api.paging import Listing, Page, page
 from services.api.problems import NOT_FOUND, Problem
 from services.api.scope import Whose
 from services.api.state import state_of
+from services.billing.notices.alerts import mark_all_read, mark_read
 from shared.sql import Queries
 
 router = APIRouter(prefix="/api/v1", tags=["alerts"])
@@ -83,7 +84,7 @@ async def mark_alert_read(request: Request, principal: Asking, alert_id: UUID) -
     """Say that an alert of who asks was read. It keeps the time of the first time."""
     state = state_of(request)
     async with state.database.writing(principal, role=BILLING) as connection:
-        row = await connection.fetchrow(_SQL["mark_read"], alert_id, principal.user_id, state.clock.now())
+        row = await mark_read(connection, principal.user_id, alert_id, at=state.clock.now())
     if row is None:
         raise Problem(NOT_FOUND, f"there is no alert {alert_id} of yours")
     return Alert(**row)
@@ -94,5 +95,4 @@ async def mark_alerts_read(request: Request, principal: Asking, body: ReadUntil)
     """Say that all alerts of who asks were read, up to a moment: what came after it stays unread."""
     state = state_of(request)
     async with state.database.writing(principal, role=BILLING) as connection:
-        rows = await connection.fetch(_SQL["mark_all_read"], principal.user_id, body.until, state.clock.now())
-    return Marked(marked=len(rows))
+        return Marked(marked=await mark_all_read(connection, principal.user_id, body.until, at=state.clock.now()))

@@ -107,6 +107,17 @@ async def stored_alerts(
     return [StoredAlert(**row) for row in await connection.fetch(SQL["alerts"], user_id, type_, unread, limit)]
 
 
+async def mark_read(connection: Connection, user_id: UUID, alert_id: UUID, *, at: datetime) -> Mapping[str, Any] | None:
+    """Say that a user's alert was read at `at`, unless it was before; return its row, None if they have no such alert."""
+    row: Mapping[str, Any] | None = await connection.fetchrow(SQL["mark_read"], alert_id, user_id, at)
+    return row
+
+
+async def mark_all_read(connection: Connection, user_id: UUID, until: datetime, *, at: datetime) -> int:
+    """Say that all that a user was told up to `until` was read at `at`; return how many alerts were not before."""
+    return len(await connection.fetch(SQL["mark_all_read"], user_id, until, at))
+
+
 async def choices(connection: Connection, user_id: UUID) -> list[Choice]:
     """Return what a user has chosen."""
     return [Choice(**row) for row in await connection.fetch(SQL["choices"], user_id)]

@@ -15,6 +15,18 @@ FROM billing_alerts
 WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR type = $2) AND NOT ($3::boolean AND is_read)
 ORDER BY created_at DESC, id DESC LIMIT $4;
 
+-- name: mark_read
+-- Alert $1 of user $2 was read, at $3 unless it was before; no row if they have no such alert.
+UPDATE billing_alerts SET is_read = true, read_at = coalesce(read_at, $3)
+WHERE id = $1 AND user_id = $2
+RETURNING id, user_id, subscription_id, type, cause, threshold, current_value, message, is_read, read_at, created_at;
+
+-- name: mark_all_read
+-- What user $1 was told up to $2 was read, at $3; a row for each that was not before.
+UPDATE billing_alerts SET is_read = true, read_at = $3
+WHERE user_id = $1 AND NOT is_read AND created_at <= $2
+RETURNING id;
+
 -- name: choices
 -- What a user has chosen to be told.
 SELECT kind, enabled, thresholds FROM alert_settings WHERE user_id = $1 ORDER BY kind;
