@@ -8,6 +8,7 @@ measured. There are no batches, positions and invoices behind them: `reconcile` 
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,24 +19,23 @@ from uuid import UUID
 import asyncpg
 
 from shared.ids import uuid7
-from shared.period import HOUR, hour_start
+from shared.period import HOUR, hour_start, month_start, next_month
 
 ROWS_AN_HOUR = 140_000
 """100 million in 30 days."""
 GENERATION = 10_000_000
 """Identities in one generation: what decision 10 advises whoever stores more than that in half a year."""
 OPEN_GENERATION = 1_000
-HOURS_AT_ONCE = 6
 OWNERS = 2_000
 SIDE_BY_SIDE = 2
 """Connections that write rows at once."""
-BYTES_A_ROW = 430
+BYTES_A_ROW = 440
 """With all that a row brings with it: indexes, identity, summaries, rated usage."""
 SPARE_BYTES = 6 * 2**30
 """For the WAL, what sorts for an index, and what is measured."""
 
 # Ids are hashes, and here of what costs little: gen_random_uuid() takes five times as long. Ranks are drawn as Zipf's law has them, by its integral: few subscriptions are busy, as in the traffic that is measured.
-_ROWS = """INSERT INTO usage_logs (created_at, id, subscription_id, batch_id, model_id, provider, request_tokens, response_tokens, latency_ms,
+_ROWS = """INSERT INTO {month} (created_at, id, subscription_id, batch_id, model_id, provider, request_tokens, response_tokens, latency_ms,
                source, request_id)
            SELECT $1::timestamptz + n * interval '1 hour' / $2::int, md5(n || $5::text)::uuid, ($3::uuid[])[rank], $4, 'model-' || (rank - 1 + (other < 0.2)::int) % 20,
                   'openai', n % 8000, n % 2000, 900, '/gw', to_hex(n)
@@ -46,7 +46,7 @@ _HOURS = """INSERT INTO usage_summaries (subscription_id, period_type, period_st
                 latency_sum_ms, latency_count, latency_histogram)
             SELECT subscription_id, 'hour', date_trunc('hour', created_at, 'UTC'), model_id, count(*), sum(request_tokens), sum(response_tokens),
                    sum(latency_ms), count(*), ARRAY[0, 0, 0, 0, 0, count(*), 0, 0, 0, 0, 0, 0]
-            FROM usage_logs WHERE created_at >= $1 AND created_at < $2 GROUP BY 1, 2, 3, 4
+            FROM {month} WHERE created_at >= $1 AND created_at < $2 GROUP BY 1, 2, 3, 4
             ON CONFLICT DO NOTHING"""
 _RATED = """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens, response_tokens,
                 price_id, multiplier, currency, amount)
@@ -103,8 +103,13 @@ class Filled:
         free = shutil.disk_usage(self.directory).free
         if free < wanted:
             raise SystemExit(f"{size:,} rows need {wanted / 2**30:.0f} GiB, and {self.directory} has {free / 2**30:.0f} GiB free: make room, or take a smaller --grown")  # fmt: skip
-        while self.rows < size:
-            await self._stretch(min(size - self.rows, GENERATION - self._identities))
+        if size > self.rows:
+            start = self.oldest - math.ceil((size - self.rows) / ROWS_AN_HOUR + 1 + size / GENERATION) * HOUR
+            months = [await Month.of(self.connection, month) for month in _months(start, self.oldest)]
+            while self.rows < size:
+                await self._stretch(min(size - self.rows, GENERATION - self._identities))
+            for month in months:
+                await month.close(self.connection)
         await self.connection.execute("SELECT refresh_usage_summary()")
         await self.connection.execute("VACUUM (ANALYZE) usage_logs, usage_ids, usage_summaries, rated_usage")
         await self.connection.execute("CHECKPOINT")
@@ -112,48 +117,45 @@ class Filled:
     async def _stretch(self, count: int) -> None:
         """Fill the hours before the oldest with rows of one generation; in the order of time, as they would have come."""
         hours = [min(ROWS_AN_HOUR, count - first) for first in range(0, count, ROWS_AN_HOUR)][::-1]
-        start, end, done = self.oldest - len(hours) * HOUR, self.oldest, 0
+        start, end = self.oldest - len(hours) * HOUR, self.oldest
         # Hours that are over are not added to any more, and take no room for that.
         await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 90)")
-        for first in range(0, len(hours), HOURS_AT_ONCE):
-            some = hours[first : first + HOURS_AT_ONCE]
-            begins = start + first * HOUR
-            await self.connection.execute(
-                "SELECT ensure_usage_partition($1), ensure_usage_partition($2)", begins, begins + len(some) * HOUR
-            )
-            writers = (self._write(begins, some, which) for which in range(SIDE_BY_SIDE))
-            await asyncio.gather(*writers)
-            period = (begins, begins + len(some) * HOUR)
-            await self.connection.execute(_HOURS, *period)
-            await self.connection.execute(_RATED, *period, uuid7())
-            done += sum(some)
-            self.say(f"filled {self.rows + done:,} rows")
+        await asyncio.gather(*(self._write(start, hours, which) for which in range(SIDE_BY_SIDE)))
         await self._identify(start, end)
         await self.connection.execute(_LONGER, "day", start, end)
         await self.connection.execute(_LONGER, "month", start, end)
         await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 50)")
         self.oldest, self.rows = start, self.rows + count
+        self.say(f"filled {self.rows:,} rows")
 
-    async def _write(self, begins: datetime, hours: Sequence[int], which: int) -> None:
-        """Write the hours that are the turn of one connection."""
+    async def _write(self, start: datetime, hours: Sequence[int], which: int) -> None:
+        """Write the hours that are the turn of one connection, with what is derived from them."""
+        connection, names = self.connections[which], {"month": ""}
         for number in range(which, len(hours), SIDE_BY_SIDE):
-            batch_id, salt = uuid7(), f"-{self._generation}-{begins + number * HOUR}"
-            await self.connections[which].execute(
-                _ROWS, begins + number * HOUR, hours[number], self.owners, batch_id, salt
+            hour = start + number * HOUR
+            names["month"] = f"usage_logs_{hour:%Y_%m}"
+            await connection.execute(
+                _ROWS.format(**names), hour, hours[number], self.owners, uuid7(), f"-{self._generation}-{hour}"
             )
+            await connection.execute("SELECT brin_summarize_new_values($1)", f"{names['month']}_filled")
+            await connection.execute(_HOURS.format(**names), hour, hour + HOUR)
+            await connection.execute(_RATED, hour, hour + HOUR, uuid7())
 
     async def _identify(self, start: datetime, end: datetime) -> None:
         """Put the identities into their generation. The index comes after them, with as much room as one that is written all over."""
-        name = f"usage_ids_{self._generation}"
-        if self._generation < OPEN_GENERATION and not self._identities:
+        name, new = f"usage_ids_{self._generation}", self._generation < OPEN_GENERATION and not self._identities
+        if new:
             await self.connection.execute(f"CREATE TABLE {name} (LIKE usage_ids)")
         await self.connection.execute(f"DROP INDEX IF EXISTS {name}_key")
-        rows = await self.connection.execute(
-            f"INSERT INTO {name} (created_at, id, generation) SELECT created_at, id, $1::int FROM usage_logs WHERE created_at >= $2 AND created_at < $3",  # noqa: S608
-            self._generation, start, end,
-        )  # fmt: skip
+        for month in _months(start, end):
+            rows = await self.connection.execute(
+                f"INSERT INTO {name} (created_at, id, generation) SELECT created_at, id, $1::int FROM usage_logs_{month:%Y_%m} "  # noqa: S608
+                "WHERE created_at >= $2 AND created_at < $3",
+                self._generation, start, end,
+            )  # fmt: skip
+            self._identities += int(rows.rpartition(" ")[2])
         await self.connection.execute(f"CREATE UNIQUE INDEX {name}_key ON {name} (id) WITH (fillfactor = 70)")
-        if self._generation < OPEN_GENERATION and not self._identities:
+        if new:
             await self.connection.execute(
                 f"ALTER TABLE usage_ids ATTACH PARTITION {name} FOR VALUES IN ({self._generation})"
             )
@@ -163,6 +165,55 @@ class Filled:
                 start,
                 end,
             )
-        self._identities += int(rows.rpartition(" ")[2])
         if self._identities >= GENERATION:
             self._generation, self._identities = self._generation - 1, 0
+
+
+@dataclass(frozen=True)
+class Month:
+    """A partition of the log that is filled apart from it, without its indexes: `rebuild` are the statements that make those anew.
+
+    Rows that come before others in time would leave the key half empty, where those that came as time went on filled its pages.
+    """
+
+    name: str
+    start: datetime
+    rebuild: Sequence[str]
+
+    @classmethod
+    async def of(cls, connection: asyncpg.Connection, start: datetime) -> Month:
+        """Take a partition out of the log, made if it is missing."""
+        name = await connection.fetchval("SELECT ensure_usage_partition($1)", start)
+        await connection.execute(f"ALTER TABLE usage_logs DETACH PARTITION {name}")
+        keys = await connection.fetch(
+            "SELECT conname AS name, pg_get_constraintdef(oid) AS made FROM pg_constraint WHERE conrelid = $1::text::regclass AND contype IN ('p', 'u')",
+            name,
+        )
+        indexes = await connection.fetch(
+            "SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS made FROM pg_index i WHERE indrelid = $1::text::regclass "
+            "AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)", name
+        )  # fmt: skip
+        for key in keys:
+            await connection.execute(f"ALTER TABLE {name} DROP CONSTRAINT {key['name']}")
+        for index in indexes:
+            await connection.execute(f"DROP INDEX {index['name']}")
+        await connection.execute(f"CREATE INDEX {name}_filled ON {name} USING brin (created_at)")
+        anew = [f"ALTER TABLE {name} ADD CONSTRAINT {key['name']} {key['made']}" for key in keys]
+        return cls(name, start, [*anew, *(index["made"] for index in indexes)])
+
+    async def close(self, connection: asyncpg.Connection) -> None:
+        """Index it and put it back."""
+        await connection.execute(f"DROP INDEX {self.name}_filled")
+        for statement in self.rebuild:
+            await connection.execute(statement)
+        await connection.execute(
+            f"ALTER TABLE usage_logs ATTACH PARTITION {self.name} FOR VALUES FROM ('{self.start.isoformat()}') TO ('{next_month(self.start).isoformat()}')"
+        )
+
+
+def _months(start: datetime, end: datetime) -> list[datetime]:
+    """Return the beginnings of the months that [start, end) touches."""
+    months = [month_start(start)]
+    while (following := next_month(months[-1])) < end:
+        months.append(following)
+    return months

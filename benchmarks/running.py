@@ -84,7 +84,9 @@ async def place(stack: Stack, owners: Sequence[str], sent: Traffic | None = None
         )
         await connection.execute("CHECKPOINT")
         yield Place(stack, url, connection, prefix)
-    AdminClient({"bootstrap.servers": stack.kafka_bootstrap_servers}).delete_topics(topics)
+    admin = AdminClient({"bootstrap.servers": stack.kafka_bootstrap_servers})
+    for deleted in admin.delete_topics(topics).values():
+        deleted.result()
 
 
 async def make_customers(

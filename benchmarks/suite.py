@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks import endurance, freshness, growth
 from benchmarks.connect import running_connect
 from benchmarks.hardware import machine
-from benchmarks.ingest import SUBSCRIPTIONS, traffic
+from benchmarks.ingest import SUBSCRIPTIONS, migrated, traffic
 from benchmarks.measures import Bench
 from benchmarks.report import write_report
 from benchmarks.sizes import LONG, QUICK, SMALL, Size
@@ -170,7 +170,7 @@ def main() -> None:
             "command": " ".join(["python -m benchmarks.suite", *sys.argv[1:]]),
             "record_bytes": len(sent.records[0][1]),
         }
-        with running_stack(servers=("postgres", "kafka"), say=say) as running:
+        with running_stack(servers=("postgres", "kafka"), say=say) as running, migrated(running.stack.database_url):
             found = run(Bench(running.stack, sizes, owners, sent), options.only, where)
     found = merged(found, options.merge)
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,6 @@ async def test_a_disk_without_room_is_told_before_anything_is_written(
     database: str, database_pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
-    with pytest.raises(SystemExit, match=r"100,000,000 rows need 46 GiB, and .* has 1 GiB free: make room"):
+    with pytest.raises(SystemExit, match=r"100,000,000 rows need 47 GiB, and .* has 1 GiB free: make room"):
         await filled(database, database_pool, 100_000_000)
     assert await database_pool.fetchval("SELECT count(*) FROM usage_logs") == 0
