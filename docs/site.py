@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[1]
 MOVED: Final = {
     "README.md": "index.md",
     "docs/README.md": "contents.md",
+    "deploy/README.md": "operating.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "docs/runbooks/README.md": "runbooks/index.md",
@@ -57,7 +58,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def navigation() -> list[Any]:
     """Return the navigation: the kinds of documentation, the how-to guides in groups, and each page once."""
-    nav: list[Any] = [{"Tallystick": ["index.md", "contents.md", "changelog.md", "contributing.md"]}]
+    nav: list[Any] = [{"Tallystick": ["index.md", "contents.md", "operating.md", "changelog.md", "contributing.md"]}]
     for title, folder in SECTIONS.items():
         pages = [] if folder == "how-to" else _named_in("docs/README.md", folder)
         pages = [page for page in _named_in(f"docs/{folder}/README.md", folder) if page not in pages] or pages
