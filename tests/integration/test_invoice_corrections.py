@@ -87,6 +87,15 @@ async def test_a_credit_note_takes_back_part_of_a_line_and_its_tax(desk: Desk) -
     assert await books(desk) == []
 
 
+async def test_who_wrote_a_note_is_in_the_audit_trail(desk: Desk) -> None:
+    """audit_credit_note: also of a part, which leaves the invoice in the state that it was in."""
+    _, invoice = await invoiced(desk)
+    note = await credit(desk, invoice.id, {1: Decimal("2.50")}, actor="ada")
+    (entry,) = await desk.fetch("SELECT * FROM audit_logs WHERE resource_id = $1", str(note.id))
+    assert (entry["action"], entry["actor"], entry["user_id"]) == ("credit_note.issued", "ada", invoice.user_id)
+    assert '"reason": "agreed"' in entry["after"]
+
+
 async def test_notes_of_all_parts_come_to_exactly_the_invoice(desk: Desk) -> None:
     _, invoice = await invoiced(desk)
     for amount in ("0.33", "0.33", "0.34", "3.01"):

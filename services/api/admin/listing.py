@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator
@@ -37,14 +37,15 @@ async def fetch_page(
     *,
     key: Sequence[str] = KEY,
     beside: Sequence[Any] = (),
+    complete: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     sql: Queries = SQL,
 ) -> Listing[T]:
     """Return one page of a query. Its parameters are the filters in their order, the sort key of the row before, limit and offset.
 
-    `beside` are parameters after the filters that a cursor is not bound to: the present, for instance.
+    `beside` are parameters after the filters that a cursor is not bound to: the present, for instance. `complete` makes an item's facts of a row.
     """
     bound = {"list": query, **filters}
     after = asked.after(bound) or [None] * len(key)
     rows = await connection.fetch(sql[query], *filters.values(), *beside, *after, asked.limit + 1, asked.offset)
     shown, cursor = page(rows, asked, bound, lambda row: [row[name] for name in key])
-    return Listing[item](items=[item.model_validate(dict(row)) for row in shown], next_cursor=cursor)  # type: ignore[valid-type]
+    return Listing[item](items=[item.model_validate(complete(row)) for row in shown], next_cursor=cursor)  # type: ignore[valid-type]

@@ -10,6 +10,32 @@ WHERE ($1::text IS NULL OR u.id::text = lower($1) OR lower(u.email) = lower($1))
   AND ($3::timestamptz IS NULL OR (p.created_at, p.id) < ($3, $4::uuid))
 ORDER BY p.created_at DESC, p.id DESC LIMIT $5 OFFSET $6;
 
+-- name: overdue
+-- Issued invoices that are due at $3 and not paid, of a user ($1: id or e-mail address), disputed or not ($2); each NULL: any; or one ($5).
+-- The longest due first, with the last step that was made, and whether the customer can be charged by a provider of $4.
+SELECT i.id, i.number, i.user_id, u.email, i.status, i.currency, i.total, i.total - i.amount_credited - i.amount_paid AS outstanding, i.due_date,
+       i.disputed_at, i.dispute_reason, d.step AS last_step, d.action AS last_action, d.made_at AS last_at,
+       EXISTS (SELECT FROM payments p WHERE p.invoice_id = i.id AND p.status IN ('pending', 'processing')) AS under_way,
+       EXISTS (SELECT FROM dunning_attempts s WHERE s.invoice_id = i.id AND s.action = 'suspend' AND s.lifted_at IS NULL) AS suspended,
+       EXISTS (SELECT FROM payment_methods m JOIN user_credits c ON c.user_id = m.user_id AND c.stripe_customer_id IS NOT NULL
+               WHERE m.user_id = i.user_id AND m.is_default AND m.detached_at IS NULL AND m.provider = ANY ($4::text[])) AS chargeable
+FROM invoices i JOIN users u ON u.id = i.user_id
+LEFT JOIN LATERAL (SELECT step, action, made_at FROM dunning_attempts a WHERE a.invoice_id = i.id ORDER BY step DESC LIMIT 1) d ON true
+WHERE i.status IN ('sent', 'partially_paid', 'overdue') AND i.due_date <= $3 AND i.total - i.amount_credited - i.amount_paid > 0
+  AND ($1::text IS NULL OR u.id::text = lower($1) OR lower(u.email) = lower($1))
+  AND ($2::boolean IS NULL OR (i.disputed_at IS NOT NULL) = $2) AND ($5::uuid IS NULL OR i.id = $5)
+  AND ($6::timestamptz IS NULL OR (i.due_date, i.id) > ($6, $7::uuid))
+ORDER BY i.due_date, i.id LIMIT $8 OFFSET $9;
+
+-- name: issued_invoice
+-- The id of an issued invoice by its id ($1) or number ($2).
+SELECT id FROM invoices WHERE (id = $1::uuid OR number = $2::text) AND number IS NOT NULL;
+
+-- name: dunning_steps
+-- What was done about an invoice ($1) that was not paid, and how charges ended. Steps are counted from 1.
+SELECT d.step + 1 AS step, d.action, d.due_at, d.made_at, d.payment_id, p.status AS payment_status, d.lifted_at
+FROM dunning_attempts d LEFT JOIN payments p ON p.id = d.payment_id WHERE d.invoice_id = $1 ORDER BY d.step;
+
 -- name: subscriptions
 -- Subscriptions of a user ($1: id or e-mail address), on a plan or to a model ($2), in a status ($3); each NULL: any.
 SELECT s.id, s.user_id, u.email, s.plan_id, s.model_id, s.status::text AS status, s.suspended_reasons, s.billing_mode, s.currency, s.amount,

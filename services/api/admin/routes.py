@@ -6,6 +6,8 @@ from fastapi import APIRouter
 
 from services.api.admin import (
     audit,
+    corrections,
+    dunning,
     invoice_runs,
     jobs,
     libraries,
@@ -32,6 +34,8 @@ for part in (
     prices,
     money,
     invoice_runs,
+    corrections,
+    dunning,
     repair,
     jobs,
     reconciliation,

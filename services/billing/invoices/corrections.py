@@ -64,6 +64,18 @@ async def credit_note(
     return await read_credit_note(connection, id_)
 
 
+async def plan_credit_note(
+    connection: Connection,
+    invoice: Reference,
+    lines: Mapping[int, Decimal | None] | None = None,
+    *,
+    goodwill: bool = False,
+) -> tuple[InvoiceDocument, Note]:
+    """Return an invoice, and the note that `credit_note` would write for it now. Reads only. Raises what that raises."""
+    document = await read_invoice(connection, invoice)
+    return document, take_back(document, await credited(connection, document), lines, goodwill=goodwill)
+
+
 async def void_invoice(
     connection: Connection,
     invoice: Reference,

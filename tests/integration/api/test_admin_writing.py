@@ -19,10 +19,11 @@ from shared.ids import uuid7
 from shared.postgres import Pool
 from tests.integration.api.facts import Customer, Facts
 from tests.integration.api.test_wrong_tenant import routes
+from tests.integration.billing_facts import Desk, make_customer, make_price, usage
 from tests.integration.schema_facts import insert, make_model, make_subscription
 
 ADMIN: Final = "/api/v1/admin"
-MONEY: Final = ("/credits/", "/payments/", "/payments", "/invoice-runs", "/reconciliation")
+MONEY: Final = ("/credits/", "/payments/", "/payments", "/invoice-runs", "/reconciliation", "/invoices/", "/dunning")
 """What finance does, too."""
 LATER: Final = "2036-01-01T00:00:00Z"
 NEVER_SET: Final = "POST PUT PATCH DELETE"
@@ -259,6 +260,22 @@ async def walk_money(walk: Walk, ada: Customer) -> None:
     assert (back["status"], back["left"]) == ("completed", "15")
     issued = await walk.go("POST", "/invoice-runs/{month}", {}, month="2026-10")
     assert issued == {"month": "2026-10", "state": "done", "invoices": 0, "failures": 0}
+    await walk_corrections(walk)
+
+
+async def walk_corrections(walk: Walk) -> None:
+    desk = Desk(walk.pool)
+    await make_price(walk.pool, model="noted", per_1k=("1", "1", "1"))
+    customer = await make_customer(walk.pool)
+    await desk.use(usage(customer.subscription_id, model="noted", request_tokens=10_000))
+    number = (await desk.close(only_user=customer.user_id)).invoices[0].number
+    disputed = await walk.go("POST", "/invoices/{reference}/dispute", {"why": "a load test"}, reference=number)
+    assert (disputed["number"], disputed["dispute_reason"]) == (number, "a load test")
+    settled = await walk.go("POST", "/invoices/{reference}/dispute/settle", {"why": "agreed"}, reference=number)
+    assert settled["disputed_at"] is None
+    wish = {"lines": [{"position": 1, "amount": "4"}], "why": "a load test"}
+    note = await walk.go("POST", "/invoices/{reference}/credit-notes", wish, 201, reference=number)
+    assert (note["subtotal"], note["invoice_number"], note["kind"]) == ("4", number, "correction")
 
 
 async def walk_repair(walk: Walk, ada: Customer) -> None:
@@ -310,6 +327,7 @@ async def test_only_administrators_get_in_and_finance_where_it_is_about_money(
             .replace("{model_id}", "gpt")
             .replace("{name}", "x")
             .replace("{plan_id}", "x")
+            .replace("{reference}", "INV-1999-000001")
         )
         for parameter in ("user", "subscription", "price", "payment", "record", "event", "note", "session"):
             url = url.replace(f"{{{parameter}_id}}", str(uuid7()))

@@ -22,6 +22,7 @@ OPERATOR_PAGES = (
 )  # fmt: skip
 FINANCE_PAGES = (
     "/console/finance/invoices", "/console/finance/payments", "/console/finance/runs", "/console/finance/runs/2026-10", "/console/reconciliation",
+    "/console/finance/dunning",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tests.integration.api.facts import Facts
 from tests.integration.console.conftest import SignIn, csrf_of
 
 PAGES = Path("services/api/console/pages")
-VALUES = {"step": "suspend", "kind": "model", "name": "reconcile"}
+VALUES = {"step": "suspend", "kind": "model", "name": "reconcile", "turn": "pause"}
 
 
 def pages(part: str) -> Iterator[tuple[str, str]]:
