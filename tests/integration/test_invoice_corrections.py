@@ -229,6 +229,40 @@ async def test_a_grant_pays_the_rounded_sum_and_nothing_is_carried_over_for_that
     assert await books(desk) == []
 
 
+async def test_a_note_over_what_a_grant_paid_gives_it_back_to_the_grant(desk: Desk) -> None:
+    customer = await make_customer(desk.pool)
+    async with transaction(desk.pool) as connection:
+        await give(connection, customer.user_id, Decimal(4), "USD", kind="promotional", reason="Welcome")
+    await desk.use(usage(customer.subscription_id, request_tokens=10_000))
+    invoice = (await desk.close()).invoices[0].id
+    with pytest.raises(CreditRefused, match="it goes back to the grant whole"):
+        await credit(desk, invoice, {1: Decimal(5), 2: Decimal(-2)})
+    await credit(desk, invoice, {1: Decimal(1)})
+    assert await desk.value("SELECT remaining FROM credits") == 0, "the money goes back first"
+    await credit(desk, invoice)
+    assert await desk.value("SELECT remaining FROM credits") == 4
+    assert await books(desk) == []
+    await void(desk, invoice)
+    assert await desk.value("SELECT remaining FROM credits") == 4
+    await desk.use(usage(customer.subscription_id, at=datetime(2026, 11, 5, tzinfo=UTC), request_tokens=3_000))
+    desk.clock.at = datetime(2026, 12, 2, tzinfo=UTC)
+    assert (await desk.close(NOVEMBER)).invoices[0].total == 0
+    assert await books(desk) == []
+
+
+async def test_credit_that_is_carried_over_is_not_given_once_more(desk: Desk) -> None:
+    """Voided without rebilling, the invoice would count no more as having given it, and the credit would still be on its way."""
+    customer, invoice = await invoiced(desk)
+    await take_back(desk, customer.subscription_id, request_tokens=3_000)
+    desk.clock.at = datetime(2026, 12, 2, tzinfo=UTC)
+    november = (await desk.close(NOVEMBER)).invoices[0].id
+    with pytest.raises(CreditRefused, match="carries credit over to the next invoice: void it with --rebill"):
+        await void(desk, november)
+    assert (await credit(desk, invoice.id)).subtotal == 12
+    await void(desk, november, rebill=True)
+    assert await books(desk) == []
+
+
 async def test_usage_taken_back_later_is_an_adjustment_on_the_next_invoice(desk: Desk) -> None:
     customer, _ = await invoiced(desk)
     await take_back(desk, customer.subscription_id, request_tokens=3_000)

@@ -5,6 +5,7 @@ They are the seeds' table `credits`. Prepaid credits are another unit with grant
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -57,9 +58,11 @@ async def applied_to(connection: Connection, invoice_id: UUID) -> list[AppliedGr
     return [AppliedGrant(*row) for row in await connection.fetch(SQL["applied"], invoice_id)]
 
 
-async def restore_grants(connection: Connection, invoice_id: UUID) -> list[AppliedGrant]:
-    """Give back to its grants what an invoice used of them, because it is void. A second call gives back nothing."""
-    return [AppliedGrant(*row) for row in await connection.fetch(SQL["restore"], invoice_id)]
+async def restore_grants(
+    connection: Connection, invoice_id: UUID, only: Sequence[UUID] | None = None
+) -> list[AppliedGrant]:
+    """Give back to its grants, or `only` to these, what an invoice used of them, because that is taken back. A second call gives back nothing."""
+    return [AppliedGrant(*row) for row in await connection.fetch(SQL["restore"], invoice_id, only)]
 
 
 async def available(connection: Connection, user_id: UUID, currency: str, *, at: datetime | None = None) -> Decimal:

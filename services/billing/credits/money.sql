@@ -30,10 +30,11 @@ noted AS (INSERT INTO credit_applications (invoice_id, credit_id, kind, amount) 
 UPDATE credits c SET remaining = c.remaining - used.amount FROM used WHERE c.id = used.id;
 
 -- name: restore
--- Gives back to its grants what was applied to an invoice ($1).
+-- Gives back to its grants, or to $2 of them, what was applied to an invoice ($1).
 WITH back AS (
     INSERT INTO credit_applications (invoice_id, credit_id, kind, amount)
-    SELECT invoice_id, credit_id, 'restored', amount FROM credit_applications WHERE invoice_id = $1 AND kind = 'applied'
+    SELECT invoice_id, credit_id, 'restored', amount FROM credit_applications
+    WHERE invoice_id = $1 AND kind = 'applied' AND ($2::uuid[] IS NULL OR credit_id = ANY($2))
     ON CONFLICT DO NOTHING
     RETURNING credit_id, amount
 )

@@ -50,7 +50,8 @@ async def credit_note(
     """Take back lines of an issued invoice by position, each in part or (None) the rest of it; without `lines` the rest of all.
 
     Amounts are net; tax follows. What corrections of usage gave back is not given again, before nor after; `goodwill` is beside them.
-    A repeated call with a key returns the first note. Raises `InvoiceNotFound`, `CreditRefused`.
+    What a grant paid, and is taken back, is there again. A repeated call with a key returns the first note.
+    Raises `InvoiceNotFound`, `CreditRefused`.
     """
     if idempotency_key and (known := await connection.fetchrow(SQL["note_by_key"], idempotency_key)):
         return await read_credit_note(connection, known["id"])
@@ -60,6 +61,8 @@ async def credit_note(
     id_ = await write_note(
         connection, document, note, kind=kind, reason=reason, at=at, actor=actor, key=idempotency_key
     )
+    if grants := [UUID(line.of.dimensions["grant"]) for line in note.lines if line.of.kind == "credit" and line.amount]:
+        await restore_grants(connection, document.id, grants)
     await refresh_invoice(connection, document.id, at=at)
     return await read_credit_note(connection, id_)
 
@@ -95,6 +98,10 @@ async def void_invoice(
     if rebill and (taken_by := await connection.fetchval(SQL["carried_on"], document.id)):
         raise CreditRefused(
             f"{document.number} gave credit that {taken_by} has counted: void {taken_by} for rebilling first"
+        )
+    if not rebill and any(line.kind == "carried" and line.amount > 0 for line in document.lines):
+        raise CreditRefused(
+            f"{document.number} comes to nothing and carries credit over to the next invoice: void it with --rebill, or leave it"
         )
     if not rebill and any(before.elsewhere.values()):
         raise CreditRefused(

@@ -139,6 +139,10 @@ def _line(
             f"{asked} {currency} of line {line.position} of {name} were given back already, as usage of it was taken back: "
             "with --goodwill they are given beside that"
         )
+    if line.kind == "credit" and wanted not in (0, line.amount):
+        raise CreditRefused(
+            f"line {line.position} of {name} is what a grant paid: it goes back to the grant whole ({line.amount} {currency}), or stays"
+        )
     if not min(left, Decimal(0)) <= wanted <= max(left, Decimal(0)):
         raise CreditRefused(
             f"{wanted} {currency} cannot be taken back of line {line.position} of {name}: {left} are left of it"
