@@ -9,7 +9,6 @@ import msgspec
 from shared import contracts
 from shared.contracts import (
     BILLING_EVENTS,
-    REFERENCE_CHANGED,
     SUBSCRIPTION_STATUS,
     USAGE_DEAD_LETTER,
     USAGE_EVENTS,
@@ -39,7 +38,6 @@ CHANNELS: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
         "send",
     ),
     BILLING_EVENTS: ("What happened to invoices, credits, payments and quotas.", ("billingEvent",), "send"),
-    REFERENCE_CHANGED: ("Which reference data changed, compacted.", ("referenceChanged",), "send"),
 }
 """Of each topic: what it is for, its messages, and what Tallystick does with it: `receive` or `send`."""
 
@@ -80,7 +78,6 @@ def _messages() -> dict[str, Any]:
         "usageRecorded": contracts.UsageRecorded,
         "subscriptionStatus": contracts.SubscriptionStatus,
         "billingEvent": contracts.BillingEvent,
-        "referenceChanged": contracts.ReferenceChanged,
     }
     keys = {"subscriptionStatus": _ID, "usageEvent": _ID, "usageVoid": _ID, "usageAmend": _ID}
     published = {

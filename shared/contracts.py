@@ -13,15 +13,14 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 USAGE_EVENTS: Final = "usage.events"
 USAGE_RECORDED: Final = "usage.recorded"
 USAGE_DEAD_LETTER: Final = "usage.dead-letter"
 SUBSCRIPTION_STATUS: Final = "subscription.status"
 BILLING_EVENTS: Final = "billing.events"
-REFERENCE_CHANGED: Final = "reference.changed"
-COMPACTED_TOPICS: Final = frozenset({SUBSCRIPTION_STATUS, REFERENCE_CHANGED})
+COMPACTED_TOPICS: Final = frozenset({SUBSCRIPTION_STATUS})
 
 USAGE_TYPE: Final = "tallystick.usage.v1"
 SPEC_VERSION: Final = "1.0"
@@ -244,7 +243,7 @@ class SubscriptionStatus(Struct, frozen=True):
     exhausted_keys: list[ExhaustedKey] = []
 
 
-# --- billing.events (billing → anyone; the bodies of webhooks) and reference.changed ---------------------------------
+# --- billing.events (billing → anyone; the bodies of webhooks) --------------------------------------------------------
 
 
 class BillingEvent(Struct, frozen=True):
@@ -258,15 +257,6 @@ class BillingEvent(Struct, frozen=True):
     source: str = "tallystick/billing"
     specversion: str = SPEC_VERSION
     datacontenttype: str = "application/json"
-
-
-class ReferenceChanged(Struct, frozen=True):
-    """Says that reference data changed: `kind` is subscription, api_key, model or price; `id` which one."""
-
-    kind: str
-    id: str
-    as_of: datetime
-    deleted: bool | UnsetType = UNSET
 
 
 def reservations_named(messages: Iterable[UsageRecorded]) -> list[tuple[UUID, UUID]]:

@@ -19,7 +19,6 @@ from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import (
     BILLING_EVENTS,
     COMPACTED_TOPICS,
-    REFERENCE_CHANGED,
     SUBSCRIPTION_STATUS,
     USAGE_DEAD_LETTER,
     USAGE_EVENTS,
@@ -161,7 +160,6 @@ def topic_plan(partitions: int) -> dict[str, int]:
         USAGE_DEAD_LETTER: 1,
         SUBSCRIPTION_STATUS: partitions,
         BILLING_EVENTS: 1,
-        REFERENCE_CHANGED: 1,
     }
 
 
