@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from services.api.console.formats import Formats
-from services.api.console.pages.tenant.overview import credit_in
+from services.api.console.pages.tenant.overview import deductions_in
 from services.api.console.series import LENGTH, Step, chart_of
 from services.api.console.stacking import labelled
 from services.api.invoices.answers import CurrentCost, Line
@@ -48,13 +48,13 @@ def test_what_is_before_the_range_is_not_drawn() -> None:
     assert chart.is_empty
 
 
-def test_credit_is_what_makes_a_month_cheaper_than_its_usage() -> None:
+def test_deductions_are_what_makes_a_month_cheaper_than_its_usage() -> None:
     told: list[dict[str, Any]] = [
         {"kind": kind, "amount": Decimal(amount)}
         for kind, amount in (("usage", "9.50"), ("credit", "-8.00"), ("carried", "-2.00"), ("carried", "0.50"))
     ]
     cost: dict[str, Any] = {"lines": [Line.model_construct(**line) for line in told]}
-    assert credit_in(CurrentCost.model_construct(**cost)) == Decimal("9.50")
+    assert deductions_in(CurrentCost.model_construct(**cost)) == Decimal("10.00")
 
 
 @pytest.mark.parametrize(

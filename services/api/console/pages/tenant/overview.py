@@ -55,7 +55,7 @@ async def show_overview(request: Request, session: Tenant) -> Response:
         today=_sum([point for point in series.points if point.start >= day_start(now)]),
         month=_sum([point for point in series.points if point.start >= month_start(now)]),
         balance=await read_balance(request, who, who.user_id),
-        costs=[(each, credit_in(each)) for each in cost.items] if cost else [],
+        costs=[(each, deductions_in(each)) for each in cost.items] if cost else [],
         quotas=quotas.items,
         rings=[ring for quota in quotas.items for ring in rings_of(quota)][:8],
         alerts=[(alert, alert.type in PRESSING) for alert in alerts.items],
@@ -70,9 +70,9 @@ async def current_cost(request: Request, who: Principal) -> Current | None:
         return None
 
 
-def credit_in(cost: CurrentCost) -> Decimal:
-    """Return what credit takes off the cost of a month: without it, usage that costs something would seem to cost nothing."""
-    return -sum((line.amount for line in cost.lines if line.kind in ("carried", "credit")), Decimal(0))
+def deductions_in(cost: CurrentCost) -> Decimal:
+    """Return what credits, discounts and corrections take off a month: without it, usage that costs something would seem to cost nothing."""
+    return -sum((line.amount for line in cost.lines if line.amount < 0), Decimal(0))
 
 
 def name_of(quota: Quota) -> str:
