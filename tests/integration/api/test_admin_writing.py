@@ -96,6 +96,7 @@ async def test_every_change_of_an_administrator_is_made_and_audited(
     await walk_catalogue(walk)
     await walk_money(walk, ada)
     await walk_repair(walk, ada)
+    await walk_corrections(walk)
     done = await walk.go("POST", "/jobs/{name}/run", {}, name="change-subscriptions")
     assert done["finished"]
     libraries = {
@@ -260,7 +261,6 @@ async def walk_money(walk: Walk, ada: Customer) -> None:
     assert (back["status"], back["left"]) == ("completed", "15")
     issued = await walk.go("POST", "/invoice-runs/{month}", {}, month="2026-10")
     assert issued == {"month": "2026-10", "state": "done", "invoices": 0, "failures": 0}
-    await walk_corrections(walk)
 
 
 async def walk_corrections(walk: Walk) -> None:
