@@ -48,7 +48,7 @@ class Settings(AcceptanceSettings, PipelineSettings):
     """What an ingest worker can be told."""
 
     ingest_batch_records: int = Field(
-        20_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
+        10_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
     )
     ingest_lanes: int = Field(
         2, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
