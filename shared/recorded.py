@@ -29,7 +29,7 @@ def decode(record: Record, check: Callable[[UsageRecorded], None] = lambda _: No
         check(message)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BrokenInvariant(
-            f"the record at offset {record.offset} is not a usage.recorded message ({error}): "
+            f"{record.topic}[{record.partition}] offset {record.offset} is not a usage.recorded message ({error}): "
             "nothing is counted until every worker runs one version, or the record is understood"
         ) from error
     return message

@@ -11,7 +11,13 @@ from shared.postgres import Connection
 
 
 class Record(Protocol):
-    """What a consumer sees of a Kafka record: aiokafka's `ConsumerRecord`, or its `DefaultRecord` as it was decoded."""
+    """What we look at of a Kafka record, such as aiokafka's `ConsumerRecord`."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def partition(self) -> int: ...
 
     @property
     def offset(self) -> int: ...
