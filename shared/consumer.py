@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -89,6 +90,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     _closing: bool = False
     _slices: set[asyncio.Task[None]] = field(default_factory=set)
     _free_lanes: asyncio.Semaphore = field(init=False)
+    _context: Context = field(default_factory=copy_context)
+    """That of the assignment: FastStream's, in which it hands records over, holds all of the fetch, and a task that is kept holds its context."""
     _advice: Advice = field(init=False)
     _lag: Lag = field(init=False)
 
@@ -122,6 +125,7 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         """Pause before anything else, because fetching has begun already; then find our place in the background."""
         tps = list(assigned)
         self._consumer.pause(*tps)
+        self._context = copy_context()
         first = watch_fetches(self._consumer, self._fetch_failed)
         self._joined = True
         for tp in tps:
@@ -241,10 +245,12 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             return
         state.began = asyncio.get_running_loop().time()
         state.slice = asyncio.create_task(
-            self._consume_partition(tp, state, records), name=f"{tp.topic}[{tp.partition}]"
+            self._consume_partition(tp, state, records),
+            name=f"{tp.topic}[{tp.partition}]",
+            context=self._context.copy(),
         )
         self._slices.add(state.slice)
-        state.slice.add_done_callback(self._done)
+        state.slice.add_done_callback(self._done, context=self._context)
 
     def _done(self, ended: asyncio.Task[None]) -> None:
         self._slices.discard(ended)

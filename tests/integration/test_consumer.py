@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -111,6 +114,29 @@ async def test_records_fetched_before_the_seek_are_ignored(pool: Pool) -> None:
     await consumer.consume(records(range(5)))
     await consumer.settle()
     assert await positions(pool) == {0: (5, 5, 0)}
+
+
+async def test_what_is_kept_of_a_slice_does_not_keep_the_fetch_that_it_came_in(pool: Pool) -> None:
+    """FastStream hands records over in a context that holds all of the fetch; a partition keeps its last slice's task."""
+
+    class Fetch:
+        pass
+
+    context = ContextVar[Fetch]("context")
+    broker = FakeBroker()
+    consumer = consumer_of(pool, broker, Storing())
+    await assign(consumer, broker, ZERO)
+    token = context.set(fetch := Fetch())
+    gone = weakref.ref(fetch)
+
+    await consumer.consume(records(range(3)))
+    await consumer.settle()
+    context.reset(token)
+    del fetch, token
+    gc.collect()
+
+    assert await positions(pool) == {0: (3, 3, 0)}
+    assert gone() is None
 
 
 async def test_records_of_partitions_that_are_not_ours_are_ignored(pool: Pool) -> None:
