@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.api.admin.corrections import NotePreview, NoteWish, preview_credit_note, write_credit_note
@@ -15,12 +15,11 @@ from services.api.console.page_route import PageRoute, redirect
 from services.api.console.rendering import flash, page
 from services.api.console.signed_in import Finance, Session
 from services.api.console.wording import N_, words_of
-from services.api.invoices.routes import read_invoice
+from services.api.invoices.routes import Reference, read_invoice
 from services.api.problems import CONFLICT, Problem
 from services.billing.invoices.crediting import CreditRefused
 
 router = APIRouter(route_class=PageRoute)
-Reference = Annotated[str, Path(max_length=200, pattern=r"^[^\x00/]+$")]
 _LINE: Final = "line-"
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from services.api.admin.corrections import Reason, dispute_invoice, settle_dispute
 from services.api.admin.dunning import list_overdue, show_dunning
-from services.api.console.cells import Filter, Table, amount, badge, moment, text
+from services.api.console.cells import Filter, amount, badge, moment, table_of, text
 from services.api.console.forms import Form, read_form
 from services.api.console.listing import customer_page, invoice_page, show_list
 from services.api.console.navigation import NavItem
@@ -17,12 +17,11 @@ from services.api.console.page_route import PageRoute, redirect
 from services.api.console.rendering import confirm, flash, page
 from services.api.console.signed_in import Finance, Session
 from services.api.console.wording import N_, words_of
-from services.api.invoices.routes import read_invoice
+from services.api.invoices.routes import Reference, read_invoice
 from services.api.paging import Paging
 
 router = APIRouter(route_class=PageRoute)
 NAV: Final = NavItem("/console/finance/dunning", N_("Dunning"), "finance", 30)
-Reference = Annotated[str, Path(max_length=200, pattern=r"^[^\x00/]+$")]
 Turn = Annotated[Literal["pause", "resume"], Path()]
 TITLES: Final = {"pause": N_("Pause dunning"), "resume": N_("Resume dunning")}
 EFFECTS: Final = {
@@ -45,30 +44,24 @@ async def show_overdue(
         request, session.principal, Paging(50, cursor=cursor), disputed={"yes": True, "no": False}.get(disputed)
     )
     _ = words_of(session.language)
-    rows = [
-        (
-            text(one.number, f"{invoice_page(one.id)}/dunning"),
-            text(one.email, customer_page(one.user_id)),
-            badge("disputed" if one.disputed_at else "suspended" if one.suspended else one.status),
-            moment(one.due_date),
-            amount(one.outstanding, one.currency),
-            text(f"{one.last_step}: {_(one.last_action)}" if one.last_action else ""),
-            text(_("paused") if one.disputed_at else _(one.next_action or "")),
-            moment(None if one.disputed_at else one.next_at),
-        )
-        for one in found.items
-    ]
-    headers = (
-        N_("Number"), N_("Customer"), N_("State"), N_("Due date"), N_("Unpaid"), N_("Last step"), N_("Next step"), N_("Next on"),
-    )  # fmt: skip
     options = (("", N_("Any")), ("yes", N_("disputed")), ("no", N_("not disputed")))
-    table = Table(
+    table = table_of(
         N_("Dunning"),
-        headers,
-        rows,
-        N_("Nothing is overdue."),
-        found.next_cursor,
-        (Filter("disputed", N_("Dispute"), options),),
+        found.items,
+        (N_("Number"), lambda one: text(one.number, f"{invoice_page(one.id)}/dunning")),
+        (N_("Customer"), lambda one: text(one.email, customer_page(one.user_id, session))),
+        (
+            N_("State"),
+            lambda one: badge("disputed" if one.disputed_at else "suspended" if one.suspended else one.status),
+        ),
+        (N_("Due date"), lambda one: moment(one.due_date)),
+        (N_("Unpaid"), lambda one: amount(one.outstanding, one.currency)),
+        (N_("Last step"), lambda one: text(f"{one.last_step}: {_(one.last_action)}" if one.last_action else "")),
+        (N_("Next step"), lambda one: text(_("paused") if one.disputed_at else _(one.next_action or ""))),
+        (N_("Next on"), lambda one: moment(None if one.disputed_at else one.next_at)),
+        empty=N_("Nothing is overdue."),
+        cursor=found.next_cursor,
+        filters=(Filter("disputed", N_("Dispute"), options),),
     )
     return await show_list(request, session, N_("Dunning"), table)
 
