@@ -41,8 +41,12 @@ class Recorded:
     def __init__(self, table: str) -> None:
         self._sql = Queries.load("shared", "recorded.sql", table=table)
 
-    async def stored(self, connection: Connection, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
-        """Return the messages whose batch is in the database."""
+    async def stored(
+        self, connection: Connection, messages: Sequence[UsageRecorded], new: Sequence[UsageRecorded]
+    ) -> Sequence[UsageRecorded]:
+        """Return the messages whose batch is in the database. Those that are `new`, noted in an inbox just now, are: nearly always all of them."""
+        if len(new) == len(messages):
+            return messages
         ids = {message.batch_id for message in messages}
         known = {row["batch_id"] for row in await connection.fetch(self._sql["known_batches"], list(ids))}
         return [message for message in messages if message.batch_id in known]

@@ -40,7 +40,7 @@ class ApplyRecorded:
         messages = [decode(record, check) for record in batch.records]
         await store.begin(connection)
         new = await store.receive(connection, messages)
-        stored = messages if len(new) == len(messages) else await RECORDED.stored(connection, messages)
+        stored = await RECORDED.stored(connection, messages, new)
         folded = fold(new)
 
         locked = await store.lock_subscriptions(connection, folded.usage)

@@ -43,7 +43,7 @@ class RateRecorded:
         messages = [decode(record) for record in batch.records]
         await store.begin_run(connection, run_id, self.cluster, at, batch.next_offset)
         new = await store.receive(connection, run_id, messages)
-        stored = messages if len(new) == len(messages) else await RECORDED.stored(connection, messages)
+        stored = await RECORDED.stored(connection, messages, new)
         usage = merge(delta for message in new for delta in message.deltas)
 
         payers = await store.read_payers(connection, {key.subscription_id for key in usage})

@@ -74,9 +74,10 @@ class UsageLog:
             except REFUSALS_OF_VALUES as error:
                 if has_no_partition(error):  # it was detached: make it again when the batch comes again
                     self._months.clear()
-                if has_no_partition(error) or isinstance(error, asyncpg.UniqueViolationError):
                     raise
-                return None, guard
+                if isinstance(error, asyncpg.UniqueViolationError):
+                    raise
+                stored = None
             if stored is None:
                 return None, guard
             if not stored:
