@@ -54,6 +54,16 @@ async def close(desk: Desk, period: Period = OCTOBER, *, user: UUID | None = Non
     return (found[0].id, [(ln.kind, ln.amount) for ln in found[0].lines]) if found else (None, [])
 
 
+async def overage_of_october(desk: Desk) -> tuple[UUID, UUID, Lines]:
+    """Let a subscription use 10,000 tokens of a plan of usage alone, and close the month; return it, its invoice and the lines."""
+    await make_plan(desk, amount="0", usage="included", meters=METERS)
+    sub = await subscribe(desk)
+    await desk.use(usage(sub, request_tokens=10_000))
+    invoice, lines = await close(desk)
+    assert invoice is not None
+    return sub, invoice, lines
+
+
 async def redeem(desk: Desk, subscription: UUID) -> None:
     await desk.pool.execute(TENTH)
     await store(
@@ -78,11 +88,7 @@ async def paid(desk: Desk, subscription: UUID) -> Decimal:
 
 
 async def test_overage_of_a_void_invoice_is_not_given_back_when_its_usage_is_taken_back(desk: Desk) -> None:
-    await make_plan(desk, amount="0", usage="included", meters=METERS)
-    sub = await subscribe(desk)
-    await desk.use(usage(sub, request_tokens=10_000))
-    invoice, lines = await close(desk)
-    assert invoice is not None
+    sub, invoice, lines = await overage_of_october(desk)
     assert ("overage", Decimal(24)) in lines
     await void(desk, invoice)
     await take_back(desk, sub, request_tokens=3_000)
@@ -95,11 +101,7 @@ async def test_overage_of_a_void_invoice_is_not_given_back_when_its_usage_is_tak
 
 
 async def test_usage_that_comes_after_the_void_is_charged_for_and_given_back_by_itself(desk: Desk) -> None:
-    await make_plan(desk, amount="0", usage="included", meters=METERS)
-    sub = await subscribe(desk)
-    await desk.use(usage(sub, request_tokens=10_000))
-    invoice, _ = await close(desk)
-    assert invoice is not None
+    sub, invoice, _ = await overage_of_october(desk)
     await void(desk, invoice)
     await desk.use(usage(sub, request_tokens=3_000))
     _, late = await close(desk, NOVEMBER)
@@ -146,11 +148,7 @@ async def test_a_note_gives_of_a_fee_what_a_change_of_plan_has_left(desk: Desk) 
 
 
 async def test_an_invoice_whose_charge_was_given_back_later_is_not_given_away_whole(desk: Desk) -> None:
-    await make_plan(desk, amount="0", usage="included", meters=METERS)
-    sub = await subscribe(desk)
-    await desk.use(usage(sub, request_tokens=10_000))
-    invoice, lines = await close(desk)
-    assert invoice is not None
+    sub, invoice, lines = await overage_of_october(desk)
     await take_back(desk, sub, request_tokens=3_000)
     await close(desk, NOVEMBER)
     with pytest.raises(CreditRefused, match="given back for it on a later invoice"):
@@ -164,11 +162,7 @@ async def test_an_invoice_whose_charge_was_given_back_later_is_not_given_away_wh
 
 
 async def test_what_was_set_off_is_not_given_by_a_note_over_the_line_that_set_it_off(desk: Desk) -> None:
-    await make_plan(desk, amount="0", usage="included", meters=METERS)
-    sub = await subscribe(desk)
-    await desk.use(usage(sub, request_tokens=10_000))
-    invoice, _ = await close(desk)
-    assert invoice is not None
+    sub, invoice, _ = await overage_of_october(desk)
     await void(desk, invoice)
     await take_back(desk, sub, request_tokens=3_000)
     await desk.use(usage(sub, at=NOVEMBER.start, request_tokens=9_000))
@@ -188,11 +182,7 @@ async def test_what_was_set_off_is_not_given_by_a_note_over_the_line_that_set_it
 
 
 async def test_a_month_that_is_made_anew_beside_a_later_correction_of_its_charge_can_be_closed(desk: Desk) -> None:
-    await make_plan(desk, amount="0", usage="included", meters=METERS)
-    sub = await subscribe(desk)
-    await desk.use(usage(sub, request_tokens=10_000))
-    invoice, _ = await close(desk)
-    assert invoice is not None
+    sub, invoice, _ = await overage_of_october(desk)
     await take_back(desk, sub, request_tokens=3_000)
     await close(desk, NOVEMBER)
     await void(desk, invoice, rebill=True)
@@ -286,11 +276,7 @@ async def test_a_void_and_a_closing_at_the_same_time_do_not_both_give(desk: Desk
 
 async def test_a_charge_that_was_given_back_twice_is_found(desk: Desk) -> None:
     """Planted: the set-off is missing, as it was before there were any."""
-    await make_plan(desk, amount="0", usage="included", meters=METERS)
-    sub = await subscribe(desk)
-    await desk.use(usage(sub, request_tokens=10_000))
-    invoice, _ = await close(desk)
-    assert invoice is not None
+    sub, invoice, _ = await overage_of_october(desk)
     await void(desk, invoice)
     await take_back(desk, sub, request_tokens=3_000)
     await close(desk, NOVEMBER)
