@@ -18,7 +18,7 @@ from uuid import UUID
 
 import asyncpg
 
-from benchmarks.ingest import database
+from benchmarks.traffic import database
 from deploy.local import ports
 from deploy.local.stack import Stack
 from services.accounts.api_keys.keys import hash_of, new_key, prefix_of

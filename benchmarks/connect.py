@@ -30,8 +30,8 @@ import msgspec
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.ingest import PARTITIONS, Traffic
 from benchmarks.running import Place, place, until_drained
+from benchmarks.traffic import PARTITIONS, Traffic
 from deploy.local import jars
 from deploy.local.java import find_java
 from deploy.local.ports import choose

@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import sys
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from typing import Any
 import asyncpg
 
 from benchmarks.hardware import Used, cpu_seconds, machine
-from benchmarks.ingest import SUBSCRIPTIONS, Traffic, traffic
 from benchmarks.running import PATIENCE_SECONDS, Place, make_customers, place, workers
+from benchmarks.traffic import Traffic, subscriptions, traffic
 from deploy.local.stack import Stack, running_stack
 
 SERVICES = ("aggregator", "billing")
@@ -201,10 +199,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each service alone")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    where, owners = (
-        machine(),
-        [str(uuid.UUID(int=random.Random(n).getrandbits(128), version=4)) for n in range(SUBSCRIPTIONS)],
-    )
+    where, owners = machine(), subscriptions()
     variables = {
         f"TALLYSTICK_{service.upper()}_{name}": value
         for service in SERVICES

@@ -17,9 +17,9 @@ import psutil
 
 from benchmarks.freshness import SUMMED
 from benchmarks.hardware import Used
-from benchmarks.ingest import PARTITIONS
 from benchmarks.load import Load
 from benchmarks.running import Place, make_customers, place, workers
+from benchmarks.traffic import PARTITIONS
 from deploy.local.stack import Stack
 
 SERVICES = ("ingest", "aggregator", "billing")

@@ -18,9 +18,9 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from benchmarks.ingest import PARTITIONS
 from benchmarks.load import OWNERS, Load, number_of
 from benchmarks.running import Place, make_customers, place, workers
+from benchmarks.traffic import PARTITIONS
 from deploy.local.stack import Stack
 from shared.contracts import SUBSCRIPTION_STATUS
 

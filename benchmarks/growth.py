@@ -18,9 +18,9 @@ from zoneinfo import ZoneInfo
 import asyncpg
 
 from benchmarks.fill import Filled
-from benchmarks.ingest import Traffic, publish, traffic
 from benchmarks.measures import Bench
 from benchmarks.running import Place, make_customers, place, until_drained, workers
+from benchmarks.traffic import Traffic, publish, traffic
 from services.api.auth.principal import Principal
 from services.api.database import READER, Database
 from services.api.usage.buckets import Step, buckets, cover, whole_hours

@@ -28,7 +28,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 
-from benchmarks.ingest import PARTITIONS, Traffic, database, insert_owners, publish, traffic
+from benchmarks.traffic import PARTITIONS, Traffic, database, insert_owners, publish, traffic
 from deploy.local import ports
 from deploy.local.stack import Stack, running_stack
 from services.accounts.api_keys.keys import hash_of, new_key, prefix_of

@@ -27,7 +27,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks.ingest import database, traffic
+from benchmarks.traffic import database, traffic
 from deploy.local.stack import running_stack
 from services.ingest.rows import COLUMNS, UsageRow
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from confluent_kafka import Producer
 
-from benchmarks.ingest import MODELS, PARTITIONS
 from benchmarks.running import Place
+from benchmarks.traffic import MODELS, PARTITIONS
 
 OWNERS = 1_000
 """Subscriptions that take turns."""

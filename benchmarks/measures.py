@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.hardware import Used, cpu_seconds
-from benchmarks.ingest import BATCH, Traffic, database, traffic
 from benchmarks.peers import TRIGGER, row_inserts
 from benchmarks.running import drain, drain_naively, make_customers, place, workers
 from benchmarks.sizes import Size
 from benchmarks.stages import NO_RECORD
+from benchmarks.traffic import BATCH, Traffic, database, traffic
 from deploy.local.stack import Stack
 from services.ingest.acceptance import Limits, accept
 from services.ingest.attribution import Owner

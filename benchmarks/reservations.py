@@ -26,7 +26,7 @@ from uuid import UUID
 
 import asyncpg
 
-from benchmarks.ingest import database
+from benchmarks.traffic import database
 from deploy.local.stack import running_stack
 from services.api.reservations import Ask, Reserver
 from shared.clock import SystemClock

@@ -18,7 +18,7 @@ import psutil
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.hardware import Used, bytes_of
-from benchmarks.ingest import MODELS, PARTITIONS, Traffic, database, insert_owners, publish
+from benchmarks.traffic import MODELS, PARTITIONS, Traffic, database, insert_owners, publish
 from deploy.local.ports import choose
 from deploy.local.stack import Stack
 from services.cli.demo.watch import Watch

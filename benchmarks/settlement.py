@@ -31,7 +31,7 @@ from uuid import UUID
 import asyncpg
 import psutil
 
-from benchmarks.ingest import database
+from benchmarks.traffic import database
 from deploy.local.stack import running_stack
 from services.billing.credits.credits import Pending
 from services.billing.credits.settlement import ACCOUNTS_AT_ONCE, Settling

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import gc
 import json
-import random
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from benchmarks.hardware import cpu_seconds, machine
-from benchmarks.ingest import SUBSCRIPTIONS, database, traffic
+from benchmarks.traffic import database, subscriptions, traffic
 from deploy.local.stack import running_stack
 from services.ingest.acceptance import Limits, accept
 from services.ingest.announcement import announce_recorded
@@ -51,7 +50,7 @@ ORIGIN = Origin("main", "usage.events", 0, 0, 0, BATCH)
 
 def events_of(count: int) -> tuple[list[bytes], list[Candidate]]:
     """Return records' values and the events in them, each once."""
-    owners = [str(uuid.UUID(int=random.Random(n).getrandbits(128), version=4)) for n in range(SUBSCRIPTIONS)]
+    owners = subscriptions()
     of = {owner: Owner(uuid.UUID(owner), None) for owner in owners}
     values = list(dict.fromkeys(value for _, value in traffic(count, owners).records))
     window, found = Limits().window(datetime.now(UTC)), []

@@ -16,11 +16,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import statistics
 import sys
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,10 +28,10 @@ from typing import Any
 from benchmarks import endurance, freshness, growth
 from benchmarks.connect import running_connect
 from benchmarks.hardware import machine
-from benchmarks.ingest import SUBSCRIPTIONS, migrated, traffic
 from benchmarks.measures import Bench
 from benchmarks.report import write_report
 from benchmarks.sizes import LONG, QUICK, SMALL, Size
+from benchmarks.traffic import migrated, subscriptions, traffic
 from benchmarks.verdict import PEER
 from deploy.local.stack import running_stack
 
@@ -164,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes, found = chosen(options), dict[str, Any]()
     if options.only:
-        owners = [str(uuid.UUID(int=random.Random(n).getrandbits(128), version=4)) for n in range(SUBSCRIPTIONS)]
+        owners = subscriptions()
         sent = traffic(sizes.events, owners)
         where = {
             "command": " ".join(["python -m benchmarks.suite", *sys.argv[1:]]),

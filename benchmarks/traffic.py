@@ -1,44 +1,25 @@
-"""One ingest worker, broker → committed rows and deltas, beside raw COPY of the same rows into the same table.
-
-    python -m benchmarks.ingest [--events 300000] [--rounds 3] [--json FILE]
-
-Raw COPY is the limit: ready-made rows, batches of 10,000 in one transaction each, same table, same indexes, one
-connection, nothing decoded, checked or deduplicated. The two alternate in one run on one machine, so believe the ratio
-and not the rates. Each round ends with a count: a fast wrong answer is no answer.
-"""
+"""What benchmarks send, to whom, and the databases that they measure in."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
-import platform
 import random
-import statistics
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-import psutil
 from confluent_kafka import Producer
 
-from deploy.local.stack import running_stack
 from deploy.migrate import migrate
 from services.ingest.acceptance import Limits, accept
-from services.ingest.deltas import aggregate
-from services.ingest.rows import COLUMNS, UsageRow, usage_row
-from shared.contracts import USAGE_EVENTS, UsageEvent
+from services.ingest.rows import UsageRow, usage_row
+from shared.contracts import UsageEvent
 from shared.ids import event_key, uuid7
-from shared.kafka import create_topics
 
 BATCH = 10_000
 SUBSCRIPTIONS = 10_000
@@ -47,6 +28,11 @@ SKEW = 1.2
 MODELS = 20
 PARTITIONS = 8
 DUPLICATES = 0.01
+
+
+def subscriptions() -> list[str]:
+    """Return the ids of those for whom events are sent: the same in every run."""
+    return [str(uuid.UUID(int=random.Random(n).getrandbits(128), version=4)) for n in range(SUBSCRIPTIONS)]
 
 
 @dataclass(frozen=True)
@@ -152,76 +138,6 @@ async def database(server: str) -> AsyncIterator[tuple[str, asyncpg.Connection]]
         await admin.close()
 
 
-async def raw_copy(server: str, sent: Traffic) -> float:
-    """Return events/s of bare COPY."""
-    async with database(server) as (_, connection):
-        for at in {row.created_at.replace(day=1) for row in sent.rows}:
-            await connection.execute("SELECT ensure_usage_partition($1)", at)
-        await connection.execute("CHECKPOINT")
-        started = time.perf_counter()
-        for first in range(0, len(sent.rows), BATCH):
-            async with connection.transaction():
-                await connection.copy_records_to_table(
-                    "usage_logs", records=sent.rows[first : first + BATCH], columns=COLUMNS
-                )
-        seconds = time.perf_counter() - started
-        assert await connection.fetchval("SELECT count(*) FROM usage_logs") == len(sent.rows)
-        print(f"raw COPY: {len(sent.rows) / seconds:.0f} events/s", file=sys.stderr)
-        return len(sent.rows) / seconds
-
-
-async def worker(server: str, kafka: str, sent: Traffic, owners: list[str]) -> float:
-    """Return events/s of one ingest worker draining a backlog, from its first commit to its last."""
-    prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    await create_topics(kafka, partitions=PARTITIONS, prefix=prefix)
-    publish(kafka, prefix + USAGE_EVENTS, sent)
-    async with database(server) as (url, connection):
-        await insert_owners(connection, owners)
-        await connection.execute("CHECKPOINT")
-        environment = {**os.environ, "DATABASE_URL": url, "KAFKA_BOOTSTRAP_SERVERS": kafka, "TALLYSTICK_KAFKA_TOPIC_PREFIX": prefix,
-                       "TALLYSTICK_LOG_LEVEL": "warning", "TALLYSTICK_HTTP_PORT": "19101"}  # fmt: skip
-        process = subprocess.Popen(  # noqa: ASYNC220 – nothing else runs in this loop
-            [sys.executable, "-m", "services.ingest"], env=environment
-        )
-        try:
-            rate = await measure(connection, len(sent.records), process.pid)
-        finally:
-            process.terminate()
-            process.wait(30)
-        row = await connection.fetchrow(
-            "SELECT sum(inserted) AS inserted, sum(duplicates) AS duplicates FROM ingest_positions"
-        )
-        stored = await connection.fetchval("SELECT count(*) FROM usage_logs")
-        assert (row["inserted"], stored) == (len(sent.rows), len(sent.rows)), (row, stored)
-        assert row["duplicates"] == len(sent.records) - len(sent.rows), row
-        return rate
-
-
-async def measure(connection: asyncpg.Connection, records: int, pid: int) -> float:
-    """Poll the positions from the first commit to the last; say what CPU the worker spent between them."""
-    process = psutil.Process(pid)
-    first: tuple[float, int, float] | None = None
-    deadline = time.perf_counter() + 300
-    while time.perf_counter() < deadline:
-        done = int(await connection.fetchval("SELECT coalesce(sum(next_offset), 0) FROM ingest_positions"))
-        if done and first is None:
-            first = (time.perf_counter(), done, sum(process.cpu_times()[:2]))
-        if done >= records and first is not None:
-            events, seconds, cpu = (
-                done - first[1],
-                time.perf_counter() - first[0],
-                sum(process.cpu_times()[:2]) - first[2],
-            )
-            memory = process.memory_info().rss / 2**20
-            print(
-                f"worker: {events / seconds:.0f} events/s, {cpu / events * 1e6:.1f} µs of CPU an event, {memory:.0f} MiB",
-                file=sys.stderr,
-            )
-            return events / seconds
-        await asyncio.sleep(0.02)
-    raise SystemExit("the worker did not catch up within 300 s")
-
-
 def publish(kafka: str, topic: str, sent: Traffic) -> None:
     """Send everything, as a gateway would: keyed by subscription, acks=all."""
     producer = Producer(
@@ -249,50 +165,3 @@ async def insert_owners(connection: asyncpg.Connection, owners: list[str]) -> No
         owners,
         user,
     )
-
-
-def rounds(count: int) -> Iterator[int]:
-    """Number the rounds, saying which one runs."""
-    for number in range(1, count + 1):
-        print(f"round {number} of {count}", file=sys.stderr)
-        yield number
-
-
-def main() -> None:
-    """Run and print the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
-    owners = [str(uuid.UUID(int=random.Random(n).getrandbits(128), version=4)) for n in range(SUBSCRIPTIONS)]
-    sent = traffic(options.events, owners)
-    limit, ours = [], []
-    with running_stack(servers=("postgres", "kafka"), say=lambda line: print(line, file=sys.stderr)) as running:
-        server, kafka = running.stack.database_url, running.stack.kafka_bootstrap_servers
-        for _ in rounds(options.rounds):
-            limit.append(asyncio.run(raw_copy(server, sent)))
-            ours.append(asyncio.run(worker(server, kafka, sent, owners)))
-    size = statistics.mean(len(value) for _, value in sent.records)
-    figures = {
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "events": options.events,
-        "record_bytes": round(size),
-        "deltas_of_5000_events": len(aggregate(sent.rows[:5_000])[0]),
-        "raw_copy_events_per_second": [round(rate) for rate in limit],
-        "worker_events_per_second": [round(rate) for rate in ours],
-        "ratio": round(statistics.median(ours) / statistics.median(limit), 3),
-    }
-    print(json.dumps(figures, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import fill
 from benchmarks.fill import OPEN_GENERATION, Filled
-from benchmarks.ingest import insert_owners
 from benchmarks.running import make_customers
+from benchmarks.traffic import insert_owners
 from shared.postgres import Pool
 from tests.unit.ingest.events import NOW
 

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.connect import backlog_of
 from benchmarks.endurance import level_of
-from benchmarks.ingest import traffic
 from benchmarks.load import OWNERS, number_of, owner_of
 from benchmarks.report import write_report
 from benchmarks.suite import merged, parts_of
+from benchmarks.traffic import traffic
 from benchmarks.verdict import NOT_YET, verdicts
 
 MACHINE = {
