@@ -1,6 +1,6 @@
 -- migrate:up
 -- Counting usage updates subscriptions more often than anything else does. What the triggers would leave as it is, is decided by WHEN,
--- without a call: two fifths of what an update cost.
+-- without a call: half of what an update cost.
 
 -- The rule says nothing new of a subscription without a reason to be suspended whose quotas are not reached, nor of one that no quota
 -- suspends. Inserts are judged always: a WHEN that both share cannot ask for less than either needs.
