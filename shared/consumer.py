@@ -22,7 +22,7 @@ from functools import partial
 from itertools import groupby
 from math import inf
 from operator import attrgetter
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import structlog
@@ -33,7 +33,7 @@ from shared.advice import Advice
 from shared.backoff import backoff
 from shared.errors import BrokenInvariant
 from shared.fetching import watch_fetches
-from shared.gathering import Gathered
+from shared.gathering import Gathered, Pace
 from shared.lag import Lag
 from shared.membership import Membership
 from shared.metrics import ConsumerMetrics
@@ -82,8 +82,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     metrics: ConsumerMetrics
     lanes: int = 2
     membership: Membership | None = None
-    gather_seconds: float = 0.0
-    """So long after a partition's last slice began, its next one does: what comes meanwhile is applied together. See shared/gathering.py."""
+    pace: Pace = field(default_factory=Pace)
+    """How long after a partition's last slice began its next one does: what comes meanwhile is applied together. See shared/gathering.py."""
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _joined: bool = False
     _subscriber: Any = None
@@ -215,8 +215,10 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self, tp: TopicPartition, state: _Partition, seeks: int, records: list[ConsumerRecord[bytes, bytes]]
     ) -> None:
         """Start on records, or let them wait with others for the partition's next slice."""
-        waits = state.began + self.gather_seconds - asyncio.get_running_loop().time()
-        if state.gathered is None and waits <= 0:
+        pace = self.pace.after(tp.partition, time() - records[-1].timestamp / 1000)
+        waits = state.began + pace - asyncio.get_running_loop().time()
+        at_work = state.slice is not None and not state.slice.done()
+        if state.gathered is None and waits <= 0 and not (at_work and self.pace.seconds):
             await self._begin(tp, state, seeks, records)
             return
         if state.gathered is None or state.gathered.seeks != seeks:
@@ -224,6 +226,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
                 state.gathered.drop()
             state.gathered = Gathered(seeks)
             state.gathered.begin(max(0.0, waits), partial(self._begin_gathered, tp, state))
+        elif waits <= 0:
+            state.gathered.wait_no_longer()
         await state.gathered.add(records)
 
     async def _begin_gathered(self, tp: TopicPartition, state: _Partition, gathered: Gathered) -> None:

@@ -14,6 +14,34 @@ from typing import Any
 
 GATHERED_BYTES = 4 * 2**20
 """Records of so many bytes wait no longer, and the next fetch waits for them: memory stays bounded."""
+LATE_SHARE = 1 / 3
+"""Usage that was late already when it was recorded gathers for this share of how late it was: it is no third later for it."""
+MOST_TIMES = 4
+"""But at most so many times as long as usage that was not."""
+WAITED_TIMES = 2
+"""Records that have been at the broker for so many times as long gather no more: what was to come with them is there."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long after the beginning of a partition's last slice the next one begins, at least: `seconds`, when all goes well.
+
+    Longer where usage is late before it comes here, so that a pipeline with more to do than it can has less to do for each event. Not
+    at all where records come out of a backlog of our own: they are many by themselves, and the last of them wait for nobody.
+    """
+
+    seconds: float = 0.0
+    _late: dict[int, float] = field(default_factory=dict)
+
+    def note(self, partition: int, late_seconds: float) -> None:
+        """Remember how late usage of a partition was when it was recorded."""
+        self._late[partition] = late_seconds
+
+    def after(self, partition: int, waited_seconds: float) -> float:
+        """Return the seconds between slices of a partition whose newest record has been at the broker for so long."""
+        if waited_seconds > WAITED_TIMES * self.seconds:
+            return 0.0
+        return min(MOST_TIMES * self.seconds, max(self.seconds, LATE_SHARE * self._late.get(partition, 0.0)))
 
 
 @dataclass(slots=True)
@@ -34,6 +62,10 @@ class Gathered:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._full.wait(), seconds)
         await start(self)
+
+    def wait_no_longer(self) -> None:
+        """Let what waits be started on at once."""
+        self._full.set()
 
     async def add(self, records: Iterable[Any]) -> None:
         """Let records wait, too. Once these are many, return when they have been started on."""

@@ -66,6 +66,14 @@ class Recorded:
             )
 
 
+def late_seconds(messages: Sequence[UsageRecorded]) -> float:
+    """Return by how much the youngest usage of the last message was late when it was recorded; 0 where nothing says when it was."""
+    if not messages:
+        return 0.0
+    youngest = max((delta.last_event_at for delta in messages[-1].deltas if delta.last_event_at), default=None)
+    return max(0.0, (messages[-1].recorded_at - youngest).total_seconds()) if youngest else 0.0
+
+
 def report_orphans(batch: Slice, messages: Sequence[UsageRecorded], stored: Sequence[UsageRecorded]) -> None:
     """Say aloud which batches were announced and are not there, once the slice is committed."""
     if len(stored) < len(messages):

@@ -7,10 +7,12 @@ in any order, is the fold of all of them. So a slice, a retry and a rebuild from
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import add
+from functools import reduce
+from itertools import chain, groupby
+from operator import add, itemgetter
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
@@ -46,8 +48,8 @@ class UsageSums(Protocol):
     def latency_histogram(self) -> list[int]: ...
 
 
-_SumsByKey: TypeAlias = dict[tuple[int, datetime, str, str], UsageSums]
-"""Figures by (subscription id as an integer, start of the period, model, tool)."""
+_SumsByHour: TypeAlias = dict[tuple[int, str, str, datetime], UsageSums]
+"""Figures by (subscription id as an integer, model, tool, hour)."""
 
 
 class Sums(Struct, frozen=True, gc=False):
@@ -83,22 +85,33 @@ def plus(a: UsageSums, b: UsageSums) -> Sums:
     )
 
 
-class SummaryRow(NamedTuple):
-    """What to add to one row of usage_summaries. `model_id` or `tool_name` is '' where it does not apply."""
+class Summary(NamedTuple):
+    """What to add to the rows of usage_summaries of one model or tool, '' where it does not apply: the same to its `hour`, `day` and
+    `month`, or to those that are given. Usage of a single hour is all there is of its day and its month, and so comes once."""
 
     subscription_id: UUID
-    period_type: PeriodType
-    period_start: datetime
     model_id: str
     tool_name: str
+    hour: datetime | None
+    day: datetime | None
+    month: datetime | None
     sums: UsageSums
+
+    def rows(self) -> Iterator[tuple[PeriodType, datetime]]:
+        """Yield type and start of the period of each row, in the order in which all lock them."""
+        if self.hour is not None:
+            yield "hour", self.hour
+        if self.day is not None:
+            yield "day", self.day
+        if self.month is not None:
+            yield "month", self.month
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
     """What a number of messages add. Everything is sorted by its key, so that two workers lock rows in one order."""
 
-    summaries: Sequence[SummaryRow]
+    summaries: Sequence[Summary]
     usage: Mapping[UUID, UsageByHour]
     keys_used: Mapping[UUID, datetime]
     key_days: Sequence[KeyDay]
@@ -131,28 +144,29 @@ def fold(messages: Sequence[UsageRecorded]) -> Folded:
 
     The messages have passed `check`.
     """
-    hours: _SumsByKey = {}
+    hours: _SumsByHour = {}
     subscriptions: dict[int, UUID] = {}
     for message in messages:
         _add_deltas(hours, subscriptions, message.deltas)
-    summaries, usage = _summarise(hours, subscriptions)
+    hours = {key: hours[key] for key in sorted(hours)}
+    summaries = _summarise(hours, subscriptions)
     return Folded(
         summaries=summaries,
-        usage=usage,
+        usage=_usage_by_hour(hours, subscriptions),
         keys_used=last_use_of_keys(delta for message in messages for delta in message.deltas),
         key_days=days_of_keys(delta for message in messages for delta in message.deltas),
         providers=fold_providers(seen for message in messages for seen in message.providers),
-        rows_by_period=Counter(row.period_type for row in summaries),
+        rows_by_period=Counter(period_type for summary in summaries for period_type, _ in summary.rows()),
         deltas=sum(len(message.deltas) for message in messages),
         events=sum(message.event_count for message in messages),
     )
 
 
-def _add_deltas(hours: _SumsByKey, subscriptions: dict[int, UUID], deltas: Iterable[UsageDelta]) -> None:
+def _add_deltas(hours: _SumsByHour, subscriptions: dict[int, UUID], deltas: Iterable[UsageDelta]) -> None:
     """Add deltas to the figures of their hours. Keys hold the id's integer: a UUID hashes and compares in Python."""
     for delta in deltas:
         subscription = delta.subscription_id.int
-        key = (subscription, delta.hour, delta.model_id, delta.tool_name)
+        key = (subscription, delta.model_id, delta.tool_name, delta.hour)
         before = hours.get(key)
         if before is None:
             hours[key] = delta
@@ -161,39 +175,54 @@ def _add_deltas(hours: _SumsByKey, subscriptions: dict[int, UUID], deltas: Itera
             hours[key] = plus(before, delta)
 
 
-def _summarise(
-    hours: _SumsByKey, subscriptions: Mapping[int, UUID]
-) -> tuple[list[SummaryRow], dict[UUID, dict[datetime, tuple[int, int]]]]:
-    """Return all summary rows, and usage by subscription and hour, from the figures of hours."""
-    hours = {key: hours[key] for key in sorted(hours)}
-    days = _coarser(hours, day_start)
-    months = _coarser(days, month_start)
-    periods: tuple[tuple[PeriodType, _SumsByKey], ...] = (("hour", hours), ("day", days), ("month", months))
-    rows = [
-        SummaryRow(subscriptions[subscription], period_type, start, model, tool, sums)
-        for period_type, by_key in periods
-        for (subscription, start, model, tool), sums in by_key.items()
-    ]
+def _summarise(hours: _SumsByHour, subscriptions: Mapping[int, UUID]) -> list[Summary]:
+    """Return what to add to all rows, from the figures of hours, sorted by key: each hour, then its day, then their month."""
+    found: list[Summary] = []
+    for (subscription, model, tool), keys in groupby(hours, key=itemgetter(0, 1, 2)):
+        key, mine = (subscriptions[subscription], model, tool), [(of[3], hours[of]) for of in keys]
+        for month, of_month in _by_start(mine, month_start):
+            *finer, (hour, day, sums) = _of_month(of_month)
+            found += [Summary(*key, *each[:2], None, each[2]) for each in finer]
+            found.append(Summary(*key, hour, day, month, sums))
+    return found
+
+
+_Hours: TypeAlias = Sequence[tuple[datetime, UsageSums]]
+_Finer: TypeAlias = list[tuple[datetime | None, datetime | None, UsageSums]]
+
+
+def _of_month(hours: _Hours) -> _Finer:
+    """Return (hour, day, figures) of one month's hours and days, where they have rows of their own; the last are the month's."""
+    days = [_of_day(day, of_day) for day, of_day in _by_start(hours, day_start)]
+    if len(days) == 1:
+        return days[0]
+    return [*chain.from_iterable(days), (None, None, reduce(plus, [of_day[-1][2] for of_day in days]))]
+
+
+def _of_day(day: datetime, hours: _Hours) -> _Finer:
+    """Return (hour, day, figures) of one day's hours; the last are the day's."""
+    if len(hours) == 1:
+        return [(hours[0][0], day, hours[0][1])]
+    return [*((hour, None, sums) for hour, sums in hours), (None, day, reduce(plus, [sums for _, sums in hours]))]
+
+
+def _by_start(hours: _Hours, start_of: Callable[[datetime], datetime]) -> list[tuple[datetime, _Hours]]:
+    """Return hours by the day or month that they are of. It is a single one nearly always."""
+    if len(hours) == 1:
+        return [(start_of(hours[0][0]), hours)]
+    return [(start, list(of)) for start, of in groupby(hours, key=lambda hour: start_of(hour[0]))]
+
+
+def _usage_by_hour(
+    hours: _SumsByHour, subscriptions: Mapping[int, UUID]
+) -> dict[UUID, dict[datetime, tuple[int, int]]]:
+    """Return usage by subscription and hour, over all models and tools, subscriptions sorted."""
     usage: dict[UUID, dict[datetime, tuple[int, int]]] = {}
-    for (subscription, hour, _, _), sums in hours.items():
+    for (subscription, _, _, hour), sums in hours.items():
         of_subscription = usage.setdefault(subscriptions[subscription], {})
         requests, tokens = of_subscription.get(hour, (0, 0))
         of_subscription[hour] = (requests + sums.requests, tokens + sums.request_tokens + sums.response_tokens)
-    return rows, usage
-
-
-def _coarser(finer: _SumsByKey, start_of: Callable[[datetime], datetime]) -> _SumsByKey:
-    """Add the figures of hours up to days, or of days to months; sorted by key."""
-    starts: dict[datetime, datetime] = {}
-    coarser: _SumsByKey = {}
-    for (subscription, at, model, tool), sums in finer.items():
-        start = starts.get(at)
-        if start is None:
-            start = starts[at] = start_of(at)
-        key = (subscription, start, model, tool)
-        before = coarser.get(key)
-        coarser[key] = sums if before is None else plus(before, sums)
-    return {key: coarser[key] for key in sorted(coarser)}
+    return usage
 
 
 def fold_providers(seen: Iterable[ProviderDelta]) -> list[ProviderDelta]:

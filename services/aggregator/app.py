@@ -20,6 +20,7 @@ from services.aggregator.status import StatusPublisher
 from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import BILLING_EVENTS, SUBSCRIPTION_STATUS, USAGE_RECORDED
+from shared.gathering import Pace
 from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
 from shared.metrics import ConsumerMetrics
 from shared.outbox import Outbox
@@ -34,17 +35,17 @@ FORGET_SECONDS = 3600.0
 def build(settings: Settings, pool: Pool) -> Worker:
     """Wire an aggregator worker."""
     broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
-    clock, produce = SystemClock(), OutboxProducer(broker)
+    clock, produce, pace = SystemClock(), OutboxProducer(broker), Pace(settings.aggregator_gather_seconds)
     outbox = Outbox("aggregator_outbox")
     counters = Counters(settings.quota_policy(), outbox)
     statuses = StatusPublisher(pool, produce, clock, seconds=settings.aggregator_status_seconds)
     consumer = ExactlyOnceConsumer(
         pool=pool,
         positions=Positions("aggregator_positions", cluster=settings.kafka_cluster),
-        apply=ApplyRecorded(settings.kafka_cluster, clock, counters, statuses.wake),
+        apply=ApplyRecorded(settings.kafka_cluster, clock, counters, statuses.wake, pace),
         metrics=ConsumerMetrics(USAGE_RECORDED),
         lanes=settings.aggregator_lanes,
-        gather_seconds=settings.aggregator_gather_seconds,
+        pace=pace,
     )
     subscribe(
         broker, consumer, Subscription(USAGE_RECORDED, GROUP, settings.instance, settings.aggregator_batch_messages)

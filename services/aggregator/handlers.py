@@ -7,7 +7,7 @@ position's row). What is returned runs after COMMIT.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from time import perf_counter
 
@@ -17,8 +17,9 @@ from services.aggregator.counters import Counters, Settled
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import UsageRecorded, reservations_named
+from shared.gathering import Pace
 from shared.postgres import Connection
-from shared.recorded import Recorded, decode, report_orphans
+from shared.recorded import Recorded, decode, late_seconds, report_orphans
 
 RECORDED = Recorded("aggregator_positions")
 
@@ -26,12 +27,13 @@ RECORDED = Recorded("aggregator_positions")
 @dataclass(frozen=True, slots=True)
 class ApplyRecorded:
     """Applies slices of `usage.recorded` (implements `shared.consumer.Apply`). `wake_publisher` is told of changed
-    statuses, and how young the usage is that changed them."""
+    statuses, and how young the usage is that changed them; `pace` of how late usage comes."""
 
     cluster: str
     clock: Clock
     counters: Counters
     wake_publisher: Callable[[datetime | None], None]
+    pace: Pace = field(default_factory=Pace)
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
         """Store what the new messages of a slice add, and its position; return what counts and publishes it."""
@@ -58,6 +60,7 @@ class ApplyRecorded:
         metrics.SLICE_SECONDS.observe(perf_counter() - started)
 
         async def committed() -> None:
+            self.pace.note(batch.position.partition, late_seconds(messages))
             report_orphans(batch, messages, stored)
             metrics.count_outcomes(applied=len(new), duplicates=duplicates, orphaned=orphaned)
             metrics.count_reservations(settled=reservations, passed_over=len(named) - reservations)

@@ -38,17 +38,19 @@ ORDER BY id
 FOR NO KEY UPDATE;
 
 -- name: add_summaries
--- Adds figures, which usage that is taken back makes negative, to hour, day and month rows. Rows come in the order in which all lock them;
--- their histograms, of 12 buckets each, one behind the other in $13.
+-- Adds figures, which usage that is taken back makes negative, to hour ($4), day ($5) and month rows ($6), each where it is not NULL: mostly
+-- the same to all three. Rows come in the order in which all lock them; the histograms, of 12 buckets each, one behind the other in $14.
 INSERT INTO usage_summaries AS s (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
-SELECT a.subscription_id, a.period_type, a.period_start, a.model_id, a.tool_name, a.request_count, a.error_count,
-       a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, ($13::bigint[])[12 * a.row - 11 : 12 * a.row]
-FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]) WITH ORDINALITY
-    AS a (subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+SELECT a.subscription_id, p.type, p.start, a.model_id, a.tool_name, a.request_count, a.error_count,
+       a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, ($14::bigint[])[12 * a.row - 11 : 12 * a.row]
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::bigint[],
+            $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) WITH ORDINALITY
+    AS a (subscription_id, model_id, tool_name, hour, day, month, request_count, error_count,
           request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, row)
+CROSS JOIN LATERAL (VALUES ('hour', a.hour), ('day', a.day), ('month', a.month)) AS p (type, start)
+WHERE p.start IS NOT NULL
 ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO UPDATE SET
     request_count = s.request_count + excluded.request_count,
     error_count = s.error_count + excluded.error_count,
@@ -166,8 +168,9 @@ UPDATE api_keys k SET last_used_at = stale.used_at FROM stale WHERE k.id = stale
 SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
 
 -- name: anything_unpublished
--- Whether a subscription changed that gateways have not heard of. Asked often: an index that is nearly always empty answers.
-SELECT EXISTS (SELECT FROM subscriptions WHERE status_version > status_published_version);
+-- Whether a subscription changed that gateways have not heard of. Asked often: an index that is nearly always empty answers. The order
+-- makes the planner take it, who thinks that a third of all rows match: for EXISTS it reads the whole table, to the end where none does.
+SELECT (SELECT id FROM subscriptions WHERE status_version > status_published_version ORDER BY id LIMIT 1) IS NOT NULL;
 
 -- name: unpublished_statuses
 -- The state of subscriptions whose last change is not published. Without locks: whatever changes now has a higher version

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from services.aggregator.aggregation import SummaryRow, full
+from services.aggregator.aggregation import Summary, full
 from services.aggregator.health import Observation, ProviderHealth
 from services.aggregator.keys import KeyDay
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
@@ -53,13 +53,13 @@ async def lock_due_subscriptions(connection: Connection, now: datetime, limit: i
     return [Subscription(*row) for row in await connection.fetch(SQL["lock_due_subscriptions"], now, limit)]
 
 
-async def add_summaries(connection: Connection, rows: Sequence[SummaryRow]) -> None:
-    """Add figures to summary rows. `rows` are sorted, one for each key."""
-    if not rows:
+async def add_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:
+    """Add figures to summary rows, in the order in which they come; one for each key."""
+    if not summaries:
         return
-    ids, types, starts, models, tools, sums = zip(*rows, strict=True)
+    ids, models, tools, hours, days, months, sums = zip(*summaries, strict=True)
     await connection.execute(
-        SQL["add_summaries"], ids, types, starts, models, tools,
+        SQL["add_summaries"], ids, models, tools, hours, days, months,
         [s.requests for s in sums], [s.errors for s in sums],
         [s.request_tokens for s in sums], [s.response_tokens for s in sums], [s.cached_tokens for s in sums],
         [s.latency_sum_ms for s in sums], [s.latency_count for s in sums],

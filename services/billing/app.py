@@ -17,6 +17,7 @@ from services.billing.upkeep import HeldUsage
 from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import BILLING_EVENTS, USAGE_RECORDED
+from shared.gathering import Pace
 from shared.jobs import Timer
 from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
 from shared.metrics import ConsumerMetrics
@@ -32,7 +33,7 @@ TIMER_SECONDS = 60.0
 def build(settings: Settings, pool: Pool) -> Worker:
     """Wire a billing worker."""
     broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
-    clock, outbox = SystemClock(), Outbox("billing_outbox")
+    clock, outbox, pace = SystemClock(), Outbox("billing_outbox"), Pace(settings.billing_gather_seconds)
     prices = Prices(settings.billing_byok_factor)
     pending = Pending({}, settings.billing_urgent_share)  # the rates are read before each settlement
     settling = Settling(pool, clock, outbox, pending)
@@ -42,10 +43,10 @@ def build(settings: Settings, pool: Pool) -> Worker:
     consumer = ExactlyOnceConsumer(
         pool=pool,
         positions=Positions("billing_positions", cluster=settings.kafka_cluster),
-        apply=RateRecorded(settings.kafka_cluster, clock, prices, settling),
+        apply=RateRecorded(settings.kafka_cluster, clock, prices, settling, pace),
         metrics=ConsumerMetrics(USAGE_RECORDED),
         lanes=settings.billing_lanes,
-        gather_seconds=settings.billing_gather_seconds,
+        pace=pace,
     )
     subscribe(broker, consumer, Subscription(USAGE_RECORDED, GROUP, settings.instance, settings.billing_batch_messages))
     return Worker(

@@ -7,7 +7,7 @@ position's row). What is returned runs after COMMIT.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from services.billing import metrics
@@ -20,21 +20,23 @@ from services.billing.rating.usage import merge
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import UsageRecorded, reservations_named
+from shared.gathering import Pace
 from shared.ids import uuid7
 from shared.postgres import Connection
-from shared.recorded import Recorded, decode, report_orphans
+from shared.recorded import Recorded, decode, late_seconds, report_orphans
 
 RECORDED = Recorded("billing_positions")
 
 
 @dataclass(frozen=True, slots=True)
 class RateRecorded:
-    """Rates slices of `usage.recorded` (implements `shared.consumer.Apply`)."""
+    """Rates slices of `usage.recorded` (implements `shared.consumer.Apply`). `pace` is told how late usage comes."""
 
     cluster: str
     clock: Clock
     prices: Prices
     settling: Settling
+    pace: Pace = field(default_factory=Pace)
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
         """Store what the new messages of a slice are worth, and its position; return what settles and counts it."""
@@ -59,6 +61,7 @@ class RateRecorded:
         metrics.SLICE_SECONDS.observe(perf_counter() - started)
 
         async def committed() -> None:
+            self.pace.note(at.partition, late_seconds(messages))
             report_orphans(batch, messages, stored)
             metrics.count_outcomes(rated=len(new), duplicates=duplicates, orphaned=orphaned)
             await self.committed(new, rated)

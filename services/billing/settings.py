@@ -21,7 +21,8 @@ class Settings(NoticeSettings, PaymentSettings, PipelineSettings):
         1.5,
         ge=0,
         le=10,
-        description="Least seconds between transactions of one partition: messages that come meanwhile are applied together.",
+        description="Least seconds between transactions of one partition: messages that come meanwhile are applied together. "
+        "Up to four times as many while usage is late before it comes.",
     )
     billing_lanes: int = Field(
         2, ge=1, le=16, description="Partitions that are rated and stored at once, each on a connection of its own."

@@ -12,6 +12,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from shared.consumer import AfterCommit, ExactlyOnceConsumer, Slice
+from shared.gathering import Pace
 from shared.metrics import ConsumerMetrics
 from shared.positions import Positions
 from shared.postgres import Connection, Pool
@@ -130,7 +131,7 @@ def consumer_of(
         apply=apply,
         metrics=ConsumerMetrics(TOPIC),
         lanes=lanes,
-        gather_seconds=gather_seconds,
+        pace=Pace(gather_seconds),
     )
     consumer.bind(broker)
     return consumer

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+from services.aggregator import store
 from services.aggregator.status import StatusPublisher
 from shared.clock import FixedClock
 from shared.contracts import SUBSCRIPTION_STATUS, Remaining, SubscriptionStatus
@@ -20,6 +21,10 @@ from tests.integration.aggregator_facts import DECEMBER, Aggregator, Published, 
 from tests.unit.aggregator.facts import NOON, delta, recorded
 
 NEVER = 3600.0
+MANY_SUBSCRIPTIONS = """
+    WITH many AS (INSERT INTO users (id, email) SELECT gen_random_uuid(), n || '@example.com' FROM generate_series(1, 2000) n RETURNING id)
+    INSERT INTO subscriptions (user_id, plan_id, status) SELECT id, 'enterprise', 'active' FROM many
+"""
 
 
 def decoded(messages: Sequence[Message]) -> list[SubscriptionStatus]:
@@ -258,3 +263,16 @@ async def test_what_could_not_be_published_is_measured_when_it_is(database_pool:
     statuses._produce = published  # the broker is back
     await statuses.publish()
     assert REGISTRY.get_sample_value(count) == before + 1
+
+
+async def test_whether_anything_waits_is_asked_of_the_index_though_most_rows_seem_to_match(database_pool: Pool) -> None:
+    """Before a vacuum the index holds what changed once, and the planner guesses that a third of all rows match."""
+    async with database_pool.acquire() as connection, connection.transaction():
+        await connection.execute(MANY_SUBSCRIPTIONS)
+        await connection.execute("UPDATE subscriptions SET status_published_version = status_version")
+        await connection.execute("ANALYZE subscriptions")
+        plan = await connection.fetch(f"EXPLAIN {store.SQL['anything_unpublished']}")
+        waits = await store.anything_unpublished(connection)
+
+    assert "idx_subscriptions_unpublished" in "\n".join(row[0] for row in plan)
+    assert waits is False

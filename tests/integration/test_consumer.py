@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from time import time
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -59,8 +60,10 @@ def problem(consumer: ExactlyOnceConsumer) -> str | None:
     return consumer.not_ready
 
 
-def records(offsets: Iterable[int], *, partition: int = 0) -> Records:
-    return [record(b"x", offset=offset, partition=partition) for offset in offsets]
+def records(offsets: Iterable[int], *, partition: int = 0, age_seconds: float = 0.0) -> Records:
+    """Records that have been at the broker for so long."""
+    at = int((time() - age_seconds) * 1000)
+    return [record(b"x", offset=offset, partition=partition, timestamp=at) for offset in offsets]
 
 
 async def start_at(pool: Pool, tp: TopicPartition, offset: int) -> None:
@@ -505,6 +508,39 @@ async def test_what_has_gathered_is_started_on_once_it_is_much(pool: Pool, monke
         await consumer.settle()
 
     assert [[r.offset for r in one.records] for one in apply.slices] == [[0], [1, 2, 3, 4, 5, 6]]
+
+
+async def test_records_that_have_waited_at_the_broker_wait_no_more(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing()
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    await assign(consumer, broker, ZERO)
+    async with asyncio.timeout(5):
+        await consumer.consume(records([0]))
+        await consumer.settle()
+        await consumer.consume(records([1]))  # it would wait for others
+        await consumer.consume(records([2], age_seconds=3 * LONG))
+        await consumer.settle()
+
+    assert [[r.offset for r in one.records] for one in apply.slices] == [[0], [1, 2]]
+
+
+async def test_a_backlog_gathers_behind_a_slice_that_is_at_work_and_holds_no_other_partition_up(pool: Pool) -> None:
+    broker, apply = FakeBroker(), Storing(may_commit=asyncio.Event())
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    await assign(consumer, broker, ZERO, ONE)
+    async with asyncio.timeout(5):
+        await consumer.consume(records([0], age_seconds=3 * LONG))
+        await apply.applying.wait()
+        await consumer.consume([*records([1], age_seconds=3 * LONG), *records([0], partition=1, age_seconds=3 * LONG)])
+        await consumer.consume(records([2], age_seconds=3 * LONG))
+        await eventually(lambda: len(apply.slices) == 2)
+        assert apply.may_commit is not None
+        apply.may_commit.set()
+        await consumer.settle()
+
+    assert [(one.position.partition, [r.offset for r in one.records]) for one in apply.slices] == [
+        (0, [0]), (1, [0]), (0, [1, 2]),
+    ]  # fmt: skip
 
 
 async def test_what_has_gathered_before_a_seek_is_dropped_and_comes_again(

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import reduce
 from itertools import pairwise
+from typing import NamedTuple
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.aggregation import Folded, PeriodType, SummaryRow, check, fold, full, observe, plus
+from services.aggregator.aggregation import Folded, PeriodType, Summary, UsageSums, check, fold, full, observe, plus
 from services.aggregator.keys import days_of_keys
 from shared.contracts import ProviderDelta, UsageDelta, UsageRecorded, decode_recorded, encode
 from shared.period import day_start, month_start
 from tests.unit.aggregator.facts import ALICE, BOB, NOON, delta, deltas, provider_deltas, recorded
 
 Figures = tuple[object, ...]
+
+
+class SummaryRow(NamedTuple):
+    """What is added to one row of usage_summaries."""
+
+    subscription_id: UUID
+    period_type: PeriodType
+    period_start: datetime
+    model_id: str
+    tool_name: str
+    sums: UsageSums
+
+
+def rows_of(summaries: Iterable[Summary]) -> list[SummaryRow]:
+    """What is added to each row, in order."""
+    return [
+        SummaryRow(s.subscription_id, period_type, start, s.model_id, s.tool_name, s.sums)
+        for s in summaries
+        for period_type, start in s.rows()
+    ]
 
 
 def figures(rows: Iterable[SummaryRow]) -> dict[tuple[object, ...], Figures]:
@@ -56,8 +79,10 @@ def test_folding_does_not_depend_on_order_or_batches(
     one_by_one = [fold([message]) for message in in_batches(shuffled, cuts)]
     together = fold(in_batches(shuffled, cuts))
 
-    assert figures(whole.summaries) == figures(together.summaries)
-    assert figures(whole.summaries) == figures(row for folded in one_by_one for row in folded.summaries)
+    assert figures(rows_of(whole.summaries)) == figures(rows_of(together.summaries))
+    assert figures(rows_of(whole.summaries)) == figures(
+        row for folded in one_by_one for row in rows_of(folded.summaries)
+    )
     assert whole.usage == together.usage
     assert whole.keys_used == together.keys_used
     assert (whole.deltas, whole.events) == (together.deltas, together.events)
@@ -65,7 +90,7 @@ def test_folding_does_not_depend_on_order_or_batches(
 
 @given(st.lists(deltas(), max_size=12))
 def test_days_and_months_are_the_sums_of_their_hours(all_deltas: list[UsageDelta]) -> None:
-    rows = fold([recorded(*all_deltas)]).summaries
+    rows = rows_of(fold([recorded(*all_deltas)]).summaries)
     hours = [row for row in rows if row.period_type == "hour"]
     periods: tuple[tuple[PeriodType, Callable[[datetime], datetime]], ...] = (
         ("day", day_start),
@@ -86,18 +111,33 @@ def test_usage_by_hour_is_what_the_hours_hold(all_deltas: list[UsageDelta]) -> N
     assert tokens == sum(d.request_tokens + d.response_tokens for d in all_deltas)
 
 
+def place(row: SummaryRow) -> tuple[object, ...]:
+    """Where a row comes among all: by subscription, model and tool, each hour before its day, each day before its month."""
+    finer = ("hour", "day", "month").index(row.period_type)
+    month, day = month_start(row.period_start), day_start(row.period_start)
+    within = (month, *((0, day, *((0, row.period_start) if finer == 0 else (1,))) if finer < 2 else (1,)))
+    return row.subscription_id.int, row.model_id, row.tool_name, *within
+
+
 @given(st.lists(deltas(), max_size=12))
-def test_rows_are_sorted_and_each_key_comes_once(all_deltas: list[UsageDelta]) -> None:
+def test_rows_come_in_one_order_and_each_key_once(all_deltas: list[UsageDelta]) -> None:
     folded = fold([recorded(*all_deltas)])
-    for period in ("hour", "day", "month"):
-        keys = [
-            (r.subscription_id.int, r.period_start, r.model_id, r.tool_name)
-            for r in folded.summaries
-            if r.period_type == period
-        ]
-        assert keys == sorted(set(keys))
-        assert folded.rows_by_period.get(period, 0) == len(keys)
+    rows = rows_of(folded.summaries)
+    assert [place(row) for row in rows] == sorted({place(row) for row in rows})
+    assert Counter(row.period_type for row in rows) == folded.rows_by_period
     assert list(folded.usage) == sorted(folded.usage)
+
+
+def test_usage_of_one_hour_comes_once_for_its_hour_day_and_month() -> None:
+    (alone,) = fold([recorded(delta(), delta())]).summaries
+    assert [period_type for period_type, _ in alone.rows()] == ["hour", "day", "month"]
+    assert alone.sums.requests == 2
+
+    hours = [delta(hour=NOON + timedelta(hours=later)) for later in (0, 1, 24)]
+    together = fold([recorded(*hours)]).summaries
+    assert [[period_type for period_type, _ in summary.rows()] for summary in together] == [
+        ["hour"], ["hour"], ["day"], ["hour", "day"], ["month"],
+    ]  # fmt: skip
 
 
 @given(st.lists(deltas(), max_size=6))

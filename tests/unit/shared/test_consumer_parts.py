@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shared.backoff import BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS, backoff
 from shared.errors import BrokenInvariant
+from shared.gathering import LATE_SHARE, MOST_TIMES, WAITED_TIMES, Pace
 from shared.placement import OutOfPlace, check_position, fresh_records
 from shared.positions import Position
 from shared.slices import Slice
@@ -79,3 +80,22 @@ def test_records_are_applied_from_the_position_on_or_not_at_all(
     else:
         with pytest.raises(OutOfPlace):
             fresh_records(records, next_offset, sought)
+
+
+@given(st.floats(0, 10), st.floats(0, 1e6))
+def test_usage_that_is_late_gathers_longer_and_is_no_third_later_for_it(seconds: float, late: float) -> None:
+    pace = Pace(seconds)
+    pace.note(3, late)
+
+    assert pace.after(4, 0.0) == seconds
+    assert seconds <= pace.after(3, 0.0) <= max(seconds, min(MOST_TIMES * seconds, late * LATE_SHARE))
+    pace.note(3, 0.0)
+    assert pace.after(3, 0.0) == seconds
+
+
+@given(st.floats(0, 10), st.floats(0, 1e6), st.floats(0.001, 1e6))
+def test_a_backlog_of_our_own_gathers_for_nothing(seconds: float, late: float, longer: float) -> None:
+    pace = Pace(seconds)
+    pace.note(3, late)
+
+    assert pace.after(3, WAITED_TIMES * seconds + longer) == 0
