@@ -8,10 +8,12 @@
 #   make test-rules  the alert rules, each firing and silent (needs promtool)
 #   make test-observe  a real Prometheus looks at the demo: metrics, dashboards, alerts that fire and resolve (needs prometheus)
 #   make test-scale-out  the log distributed over three servers by Citus (needs a PostgreSQL that has it: docs/how-to/scale.md)
+#   make test-native  the compiled sweep: the same as the one in Python, and all of ingest with it (needs Rust)
 #   make test-console  the console in a real browser, on the real stack (needs chromium)
 #   make test-examples  the examples of docs/examples in Go, JavaScript, Java and for curl (needs those)
 #   make test-site  the documentation as a site: links, and that it asks no other server for anything
 #   make test-wheel  the wheel: the same on every machine, and enough by itself in an empty environment
+#   make native  build and install the compiled sweep of ingest: faster, the same in all it does (needs Rust)
 #   make bench   the hot path beside raw COPY and its peers; writes docs/reports/performance.md
 #   make chaos   kill, stop and cut off a pipeline in use, and see that nothing is lost or doubled
 #   make lint    style, types and import contracts, one after another
@@ -32,7 +34,7 @@ PYTHON ?= python3
 LITELLM_VERSION ?= 1.108.7
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-console test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel bench chaos lint lock wheel sbom audit check docs docs-site pictures console-pictures up down clean
+.PHONY: demo test test-console test-stripe test-litellm test-examples test-scale-out test-k8s test-containers test-rules test-observe test-site test-wheel test-native native bench chaos lint lock wheel sbom audit check docs docs-site pictures console-pictures up down clean
 
 # To look at afterwards, there is the console; not where nobody looks.
 demo: $(VENV)/.installed-local
@@ -130,8 +132,24 @@ test-console: $(VENV)/.installed-test
 test-examples: $(VENV)/.installed-test
 	@$(VENV)/bin/python -m pytest tests/examples
 
-# At most 15 minutes. Say BENCH='--only copy' for a part of it, or BENCH=--long for the long sizes.
-bench: $(VENV)/.installed-test
+NATIVE = services/ingest/native
+
+native: $(VENV)/.installed-native
+
+$(VENV)/.installed-native: $(wildcard $(NATIVE)/src/*.rs $(NATIVE)/Cargo.* $(NATIVE)/pyproject.toml) | $(VENV)/bin/python
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.83 or newer (Debian 12 has it as cargo-web)"; exit 1; }
+	@echo "building the compiled sweep with Rust (half a minute, once)"
+	@$(PIP) install --force-reinstall --no-deps ./$(NATIVE)
+	@touch $@
+
+# What ingest's own tests say holds with the compiled sweep as well.
+test-native: $(VENV)/.installed-test $(VENV)/.installed-native
+	@TALLYSTICK_INGEST_COMPILED=required $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=$(TESTS_AT_ONCE) --dist=loadfile \
+	  tests/native tests/simulation tests/pipeline/test_ingest_worker.py tests/integration/test_held_events.py \
+	  $(wildcard tests/integration/test_ingest_*.py tests/integration/test_corrections*.py tests/integration/test_identities.py)
+
+# At most 15 minutes. With the compiled sweep where Rust is there to build it. Say BENCH='--only copy' for a part of it, or BENCH=--long for the long sizes.
+bench: $(VENV)/.installed-test $(if $(shell command -v cargo),$(VENV)/.installed-native)
 	@$(VENV)/bin/python -m benchmarks.suite --report $(BENCH)
 
 chaos: $(VENV)/.installed-local

@@ -14,7 +14,9 @@ import gc
 import json
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -29,14 +31,15 @@ from benchmarks.traffic import database, subscriptions, traffic
 from deploy.local.stack import running_stack
 from services.ingest.acceptance import Limits, accept
 from services.ingest.announcement import announce_recorded
-from services.ingest.attribution import Owner
+from services.ingest.attribution import Attributor, Owner
+from services.ingest.compiled import Compiled, make_sweeper
 from services.ingest.decoding import decode_structured
 from services.ingest.deltas import aggregate
 from services.ingest.identities import copy_packed
 from services.ingest.packing import COLUMNS as PACKED
 from services.ingest.packing import IDENTITY_COLUMNS, Candidate, pack
 from services.ingest.rows import COLUMNS, UsageRow, usage_row
-from services.ingest.sweeping import Sweep
+from services.ingest.sweeping import Sweep, Sweeper, sweep_plainly
 from shared.contracts import Origin, UsageEvent
 from shared.fetching import TolerantRecords
 from shared.ids import event_key, uuid7
@@ -81,7 +84,12 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
     fetched = encoded(values)
     records = [ConsumerRecord("", 0, n, 0, 0, b"", value, None, 0, len(value), ()) for n, value in enumerate(values)]
     known = {c.event.subject: c.owner for c in candidates}
-    sweep = Sweep(limits, window, lambda event: known[event.subject], (set(), set(), set()))
+    sweep = Sweep(limits, window, lambda event: known[event.subject])
+    sweepers: dict[str, Sweeper] = {"in Python": sweep_plainly}
+    with suppress(ImportError):
+        attributor = Attributor()
+        attributor.remember({(subject, None, None): owner for subject, owner in known.items()})
+        sweepers["compiled"] = make_sweeper(Compiled.REQUIRED, limits, attributor.known_as, BATCH)[0]
     return {
         "fetch (aiokafka's records)": lambda: list(
             PartitionRecords(TopicPartition("usage.events", 0), TolerantRecords(fetched), [], 0, None, None, True, 1)
@@ -91,13 +99,21 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
         "identity (UUIDv5)": lambda: [event_key(c.event.source, c.event.id) for c in candidates],
         "pack: rows, identities": in_batches(lambda some: pack(some, batch_id, 1), candidates),
         "pack, with sums": in_batches(lambda some: pack(some, batch_id, 1).sums(), candidates),
-        "sweep: accept, identity, owner, pack, sums": in_batches(
-            lambda some: sweep(some, batch_id, 1).packed.sums(), records
-        ),
+        **{
+            f"sweep {how}: accept, identity, owner, pack, sums": in_batches(
+                partial(swept, sweeper, sweep, batch_id), records
+            )
+            for how, sweeper in sweepers.items()
+        },
         "announcement": in_batches(lambda _: announce_recorded(batch_id, ORIGIN, sums, datetime.now(UTC)), candidates),
         "plain: row": lambda: rows_of(candidates, batch_id),
         "plain: aggregate": in_batches(aggregate, rows),
     }
+
+
+def swept(sweeper: Sweeper, sweep: Sweep, batch_id: uuid.UUID, records: list[Any]) -> None:
+    """Go over a batch, and add it up."""
+    sweeper(sweep, records, batch_id, 1).packed.sums()
 
 
 def rows_of(candidates: list[Candidate], batch_id: uuid.UUID) -> list[UsageRow]:

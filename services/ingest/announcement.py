@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
+from msgspec import Raw
+
 from services.ingest.acceptance import Rejected
-from services.ingest.deltas import Sums, corrected
+from services.ingest.deltas import EncodedSums, Sums, corrected
 from services.ingest.rows import UsageRow
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_RECORDED, Origin, UsageDelta, UsageRecorded, encode
 from shared.outbox import Message
@@ -39,7 +41,7 @@ ENTRY_BYTES = 450
 def announce_recorded(
     batch_id: UUID,
     origin: Origin,
-    own: Sums,
+    own: Sums | EncodedSums,
     recorded_at: datetime,
     *,
     corrections: Corrections | None = None,
@@ -49,10 +51,14 @@ def announce_recorded(
     `own` is what its own rows add up to, without those of its corrections.
     """
     replaced, reversed_ = (corrections.replaced, corrections.reversed) if corrections else ((), ())
-    deltas, providers = corrected(own, replaced, reversed_)
+    if isinstance(own, EncodedSums) and not replaced and not reversed_ and own.delta_count:
+        announced = _recorded(batch_id, origin, recorded_at, own)
+        if len(announced.value or b"") <= MESSAGE_BYTES:
+            return [announced]
+    deltas, providers = corrected(own.decoded(), replaced, reversed_)
     if not deltas:
         return []
-    parts = 1 + (len(deltas) + len(providers)) * ENTRY_BYTES // MESSAGE_BYTES
+    parts = _parts(len(deltas) + len(providers))
     if parts > 1:
         deltas.sort(key=lambda delta: delta.subscription_id.bytes)
     while True:
@@ -75,6 +81,19 @@ def announce_recorded(
         if max(map(len, values)) <= MESSAGE_BYTES or parts >= len(deltas) + len(providers):
             return [Message(topic=USAGE_RECORDED, partition=origin.partition, value=value) for value in values]
         parts *= 2
+
+
+def _parts(entries: int) -> int:
+    """Guess how many messages are needed."""
+    return 1 + entries * ENTRY_BYTES // MESSAGE_BYTES
+
+
+def _recorded(batch_id: UUID, origin: Origin, recorded_at: datetime, sums: EncodedSums) -> Message:
+    """Return all of a batch as one message."""
+    deltas: Any = Raw(b"[%b]" % sums.deltas_json)
+    providers: Any = Raw(b"[%b]" % sums.providers_json)
+    value = encode(UsageRecorded(batch_id, 0, 1, origin, recorded_at, sums.events, deltas, providers))
+    return Message(topic=USAGE_RECORDED, partition=origin.partition, value=value)
 
 
 def _shares_by_subscription(deltas: list[UsageDelta], parts: int) -> list[list[UsageDelta]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from services.ingest.attribution import Attributor
+from services.ingest.compiled import make_sweeper
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
 from services.ingest.log import UsageLog
 from services.ingest.partitions.ahead import IdentityGenerations, PartitionsAhead
 from services.ingest.publishing import LEFTOVER_SECONDS, Publishing
-from services.ingest.recent import RecentEvents
 from services.ingest.refusals import Refusals
 from services.ingest.settings import Settings
 from shared.clock import SystemClock
@@ -30,19 +30,21 @@ AHEAD_SECONDS = 3600.0
 def build(settings: Settings, pool: Pool) -> Worker:
     """Wire an ingest worker."""
     broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
-    recent = RecentEvents(settings.ingest_recent_events)
+    limits, attributor = settings.limits(), Attributor()
+    sweeper, recent = make_sweeper(settings.ingest_compiled, limits, attributor.known_as, settings.ingest_recent_events)
     outbox = Outbox("ingest_outbox")
     publishing = Publishing(pool, outbox, OutboxProducer(broker))
     ingest = IngestBatch(
         cluster=settings.kafka_cluster,
-        limits=settings.limits(),
+        limits=limits,
         clock=SystemClock(),
         log=UsageLog(pool, recent),
         recent=recent,
-        attributor=Attributor(),
+        attributor=attributor,
         outbox=outbox,
         publishing=publishing,
         refusals=Refusals(settings.refusal_limits()),
+        sweeper=sweeper,
     )
     consumer = ExactlyOnceConsumer(
         pool=pool,

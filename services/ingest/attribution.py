@@ -5,7 +5,7 @@ Positive answers are kept: a subscription is never deleted and a key never chang
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
@@ -75,6 +75,10 @@ class Attributor:
         """Return the owner if it is remembered."""
         return self._owners.get((event.subject, event.data.api_key_id, event.data.api_key_hash))
 
+    def known_as(self, name: Name) -> Owner | None:
+        """Return the owner of a name if it is remembered."""
+        return self._owners.get(name)
+
     async def look_up(self, connection: Connection, names: Sequence[Name]) -> dict[Name, Attribution]:
         """Ask the database who `names` are: one query for subscriptions, one for keys, whatever their number."""
         asked = {name: _parse(name) for name in dict.fromkeys(names)}
@@ -94,10 +98,14 @@ class Attributor:
             name: ids if isinstance(ids, Rejected) else _attribute(ids, subscriptions, by_id, by_hash)
             for name, ids in asked.items()
         }
+        self.remember({name: owner for name, owner in found.items() if isinstance(owner, Owner)})
+        return found
+
+    def remember(self, found: Mapping[Name, Owner]) -> None:
+        """Remember owners; forget all others if they are many."""
         if len(self._owners) > CACHE_ENTRIES:
             self._owners.clear()
-        self._owners.update((name, owner) for name, owner in found.items() if isinstance(owner, Owner))
-        return found
+        self._owners.update(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -30,6 +31,34 @@ class Sums(NamedTuple):
 
     deltas: list[UsageDelta]
     providers: list[ProviderDelta]
+
+    @property
+    def youngest(self) -> datetime | None:
+        """When the last of the events was."""
+        return max((delta.last_event_at for delta in self.deltas if delta.last_event_at), default=None)
+
+    def decoded(self) -> Sums:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSums:
+    """The same as JSON: objects with commas between them, and how many they are."""
+
+    deltas_json: bytes
+    delta_count: int
+    providers_json: bytes
+    provider_count: int
+    events: int
+    youngest: datetime | None
+
+    def decoded(self) -> Sums:
+        """Return them as they are where something is to be added, or taken apart."""
+        return Sums(_decode_deltas(b"[%b]" % self.deltas_json), _decode_providers(b"[%b]" % self.providers_json))
+
+
+_decode_deltas = msgspec.json.Decoder(list[UsageDelta]).decode
+_decode_providers = msgspec.json.Decoder(list[ProviderDelta]).decode
 
 
 def aggregate(rows: Iterable[UsageRow]) -> Sums:

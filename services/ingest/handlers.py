@@ -17,15 +17,15 @@ from services.ingest.acceptance import Correction, Limits, Rejected, accept
 from services.ingest.announcement import announce_recorded, announce_refused
 from services.ingest.attribution import Attributor, Owner, Unknown, name_of
 from services.ingest.corrections import Corrected, Correcting, apply_corrections
-from services.ingest.deltas import Sums
+from services.ingest.deltas import EncodedSums, Sums
 from services.ingest.identities import Guard
-from services.ingest.log import UsageLog, sums_of
-from services.ingest.packing import Candidate
+from services.ingest.log import UsageLog
+from services.ingest.packing import Candidate, sums_of
 from services.ingest.publishing import Publishing
-from services.ingest.recent import RecentEvents
+from services.ingest.recent import Recent
 from services.ingest.refusals import Refusals, Remember
 from services.ingest.store import Counts
-from services.ingest.sweeping import Decoded, Sweep, Swept
+from services.ingest.sweeping import Decoded, Sweep, Sweeper, Swept, sweep_plainly
 from shared.clock import Clock
 from shared.contracts import Origin, UsageEvent
 from shared.corrections import AmendEvent
@@ -41,7 +41,7 @@ class Taken:
 
     stored: Collection[bytes]
     """The 16-byte ids of those that left a row."""
-    sums: Sums
+    sums: Sums | EncodedSums
     """What the stored ones add up to."""
     corrected: Corrected
     duplicates: int
@@ -62,11 +62,12 @@ class IngestBatch:
     limits: Limits
     clock: Clock
     log: UsageLog
-    recent: RecentEvents
+    recent: Recent
     attributor: Attributor
     outbox: Outbox
     publishing: Publishing
     refusals: Refusals = field(default_factory=Refusals)
+    sweeper: Sweeper = sweep_plainly
 
     async def __call__(self, connection: Connection, batch: Slice) -> AfterCommit:
         """Store a slice, its deltas, its rejects and its position; return what publishes them."""
@@ -106,8 +107,8 @@ class IngestBatch:
         self, records: Sequence[Record], batch_id: UUID, now: datetime, known: Collection[bytes], generation: int
     ) -> Swept:
         """Go over a batch once (pure), passing over the ids that are `known` to be stored."""
-        sweep = Sweep(self.limits, self.limits.window(now), self.attributor.known, (*self.recent.generations, known))
-        return sweep(records, batch_id, generation)
+        sweep = Sweep(self.limits, self.limits.window(now), self.attributor.known, self.recent.generations, known)
+        return self.sweeper(sweep, records, batch_id, generation)
 
     async def take_in(
         self,
@@ -125,10 +126,10 @@ class IngestBatch:
         taken = Taken((), Sums([], []), Corrected(), 0, decoded.refused, [])
         candidates = await self._candidates(connection, decoded.usage, taken)
         corrections = await self._corrections(connection, decoded.corrections, taken)
-        before = swept.keys if swept else set[bytes]()
+        before: Collection[bytes] = swept.keys if swept else ()
         inserted = await self.log.insert(connection, candidates, batch_id, guard=guard, suspected=before)
         taken.corrected = corrected = await apply_corrections(connection, batch_id, corrections)
-        taken.stored = before.union(candidate.key for candidate in inserted.stored) if inserted.stored else before
+        taken.stored = {*before, *(candidate.key for candidate in inserted.stored)} if inserted.stored else before
         taken.sums = sums_of([swept.packed, *inserted.packed] if swept and before else inserted.packed)
         taken.duplicates = inserted.duplicates + corrected.duplicates
         taken.refused = taken.refused + inserted.refused + corrected.refused
@@ -192,7 +193,7 @@ class IngestBatch:
         self.recent.remember(taken.stored)
         metrics.count_batch(counts, [rejected.reason for _, rejected in taken.refused])
         metrics.count_corrections(taken.corrected.voided, taken.corrected.amended)
-        metrics.observe_freshness(self.clock.now(), taken.sums.deltas)
+        metrics.observe_freshness(self.clock.now(), taken.sums.youngest)
         await self.publishing.publish(messages)
 
     def _origin(self, batch: Slice) -> Origin:

@@ -10,10 +10,9 @@ from uuid import UUID
 import asyncpg
 
 from services.ingest.acceptance import Rejected, in_utc
-from services.ingest.deltas import Sums, merge
 from services.ingest.identities import Guard, copy_packed, stored_versions
 from services.ingest.packing import COLUMNS, Candidate, Packed, pack, packed_identities
-from services.ingest.recent import RecentEvents
+from services.ingest.recent import Recent
 from services.ingest.rows import UsageRow, usage_row
 from services.ingest.sweeping import Swept
 from services.ingest.verdicts import (
@@ -42,18 +41,10 @@ class Inserted:
     packed: list[Packed] = field(default_factory=list)
 
 
-def sums_of(packed: Sequence[Packed]) -> Sums:
-    """Return what packed events add up to."""
-    if len(packed) == 1:  # nearly always
-        return packed[0].sums()
-    parts = [one.sums() for one in packed]
-    return Sums(merge(delta for part in parts for delta in part.deltas), [p for part in parts for p in part.providers])
-
-
 class UsageLog:
     """Writes usage rows, and the identities that guard them."""
 
-    def __init__(self, pool: Pool, recent: RecentEvents) -> None:
+    def __init__(self, pool: Pool, recent: Recent) -> None:
         self._pool = pool
         self._recent = recent
         self._months: set[datetime] = set()

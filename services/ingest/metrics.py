@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.ingest.acceptance import Reason
 from services.ingest.store import Counts
-from shared.contracts import UsageDelta
 
 EVENTS = Counter(
     "usage_ingest_events",
@@ -63,9 +62,8 @@ def count_corrections(voided: int, amended: int) -> None:
         CORRECTIONS.labels("amend").inc(amended)
 
 
-def observe_freshness(now: datetime, deltas: Iterable[UsageDelta]) -> None:
-    """Observe how old the youngest stored event of a batch is."""
-    youngest = max((delta.last_event_at for delta in deltas if delta.last_event_at), default=None)
+def observe_freshness(now: datetime, youngest: datetime | None) -> None:
+    """Observe how old the youngest stored event of a batch is, if it has one."""
     if youngest is not None:
         FRESHNESS.observe(max(0.0, (now - youngest).total_seconds()))
 

@@ -8,7 +8,7 @@ owner, minute, model, … share a `_Use`, which holds their columns as they are 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ingest.deltas import MOST_RESERVATIONS, RATE_LIMITED, Sums, merge
+from services.ingest.deltas import MOST_RESERVATIONS, RATE_LIMITED, EncodedSums, Sums, merge
 from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageData, UsageDelta, UsageEvent
 from shared.ids import uuid_of_bytes
 
@@ -82,18 +82,29 @@ class Packed:
 
     rows: bytes
     identities: bytes
-    uses: list[_Use]
-    seen: list[_Seen]
     minutes: set[datetime]
     """Those in which the events lie."""
-    ambiguous: bool
-    """Whether two uses may have one name in what is announced."""
+    sums: Callable[[], Sums | EncodedSums]
+    """Returns what the events add up to, as `deltas.aggregate` does."""
 
-    def sums(self) -> Sums:
-        """Return what the events add up to, as `deltas.aggregate` does."""
-        deltas = [use.delta() for use in self.uses]
-        mixed = self.ambiguous or len(self.minutes) > 1
-        return Sums(merge(deltas) if mixed else deltas, [seen.delta() for seen in self.seen])
+
+def joined(one: Packed, other: Packed) -> Packed:
+    """Return two parts of a batch as one."""
+    begin, end = len(_BEGIN), len(_END)
+    return Packed(
+        one.rows[:-end] + other.rows[begin:],
+        _identity_rows_sorted(one.identities[begin:-end] + other.identities[begin:-end]),
+        one.minutes | other.minutes,
+        lambda: sums_of((one, other)),
+    )
+
+
+def sums_of(packed: Sequence[Packed]) -> Sums | EncodedSums:
+    """Return what packed events add up to."""
+    if len(packed) == 1:  # nearly always
+        return packed[0].sums()
+    parts = [one.sums().decoded() for one in packed]
+    return Sums(merge(delta for part in parts for delta in part.deltas), [p for part in parts for p in part.providers])
 
 
 @dataclass(slots=True)
@@ -291,14 +302,20 @@ def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
         identities.append(first[_IDENTITY])
     rows.append(_END)
     all_uses = [*uses.values(), *full]
+    named = [one for (provider, _), one in seen.items() if provider]
+    mixed = ambiguous or len(minutes) > 1
     return Packed(
         b"".join(rows),
         _packed_identities(identities, generation),
-        all_uses,
-        [one for (provider, _), one in seen.items() if provider],
         minutes,
-        ambiguous,
+        lambda: _sums(all_uses, named, mixed=mixed),
     )
+
+
+def _sums(uses: list[_Use], seen: list[_Seen], *, mixed: bool) -> Sums:
+    """Return what is announced. `mixed` says that several uses may have one name there."""
+    deltas = [use.delta() for use in uses]
+    return Sums(merge(deltas) if mixed else deltas, [one.delta() for one in seen])
 
 
 def _packed_identities(identities: list[bytes], generation: int) -> bytes:
@@ -306,6 +323,12 @@ def _packed_identities(identities: list[bytes], generation: int) -> bytes:
     identities.sort()
     begin, end = _identity_begin(len(IDENTITY_COLUMNS)), _generation(2, generation)
     return b"".join((_BEGIN, begin, (end + begin).join(identities), end, _END)) if identities else _BEGIN + _END
+
+
+def _identity_rows_sorted(rows: bytes) -> bytes:
+    """Return packed rows of usage_ids in the order of ids."""
+    size = _identity_row.size
+    return b"".join((_BEGIN, *sorted(rows[at : at + size] for at in range(0, len(rows), size)), _END))
 
 
 def packed_identities(identities: bytes) -> list[tuple[UUID, datetime]]:

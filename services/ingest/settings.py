@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.ingest.acceptance import Limits
+from services.ingest.compiled import Compiled
 from services.ingest.refusals import RefusalLimits
 from shared.settings import PREFIX
 from shared.worker import PipelineSettings
@@ -58,6 +59,10 @@ class Settings(AcceptanceSettings, PipelineSettings):
     )
     ingest_recent_events: int = Field(
         50_000, ge=1_000, description="Events in one generation of the duplicate window (two are kept)."
+    )
+    ingest_compiled: Compiled = Field(
+        Compiled.AUTO,
+        description="Whether to use the compiled sweep, which changes nothing but speed: `auto` where it is installed, `required`, or `off`.",
     )
     ingest_identity_days: int = Field(
         400,

@@ -7,10 +7,10 @@ an id that nothing speaks against. The rest is handed on, to be stored with care
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from services.ingest.acceptance import Correction, Limits, Rejected, accept
@@ -41,35 +41,37 @@ class Decoded:
             self.corrections.append((record, found))
 
 
+class Keys(Collection[bytes], Protocol):
+    """The 16-byte ids of a batch, each once."""
+
+    def add(self, key: bytes, /) -> None: ...
+
+
 @dataclass(slots=True)
 class Swept:
-    """What one pass made of a batch: events ready to be copied, their 16-byte ids, and the rest."""
+    """What one pass made of a batch: events ready to be copied, their ids, and the rest."""
 
     packed: Packed
-    keys: set[bytes]
+    keys: Keys
     rest: Decoded
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How to go over records. `owner_of` answers for those whom it remembers; an id in any of `suspected` is not packed."""
+    """How to go over a batch. `owner_of` answers for those whom it remembers; an id that is recent or `known` is not packed."""
 
     limits: Limits
     window: tuple[datetime, datetime]
     owner_of: Callable[[UsageEvent], Owner | None]
-    suspected: tuple[Container[bytes], Container[bytes], Container[bytes]]
+    recent: tuple[Container[bytes], ...] = ()
+    known: Collection[bytes] = ()
 
-    def __call__(self, records: Sequence[Record], batch_id: UUID, generation: int) -> Swept:
-        """Return what becomes of `records`. Raises what `pack` raises."""
-        keys, rest = set[bytes](), Decoded()
-        return Swept(pack(self._plain(records, keys, rest), batch_id, generation), keys, rest)
-
-    def _plain(
-        self, records: Sequence[Record], keys: set[bytes], rest: Decoded
+    def plain(
+        self, records: Iterable[Record], keys: Keys | set[bytes], rest: Decoded
     ) -> Iterator[tuple[Record, bytes, UsageEvent, Owner]]:
-        """Go over records, and hand on those that can be packed, one at a time."""
+        """Go over records, and hand on those that can be packed, one at a time. Their ids join `keys`, the others `rest`."""
         (earliest, latest), limits, owner_of = self.window, self.limits, self.owner_of
-        young, old, known = self.suspected
+        young, old, known = (*(*self.recent, (), ())[:2], self.known)
         for record in records:
             found = accept(record.value, record.headers, limits, earliest, latest)
             if not isinstance(found, UsageEvent) or (owner := owner_of(found)) is None:
@@ -81,3 +83,16 @@ class Sweep:
                 continue
             keys.add(key)
             yield record, key, found, owner
+
+
+class Sweeper(Protocol):
+    """Goes over batches."""
+
+    def __call__(self, sweep: Sweep, records: Sequence[Record], batch_id: UUID, generation: int) -> Swept:
+        """Return what becomes of `records`. Raises what `pack` raises."""
+
+
+def sweep_plainly(sweep: Sweep, records: Sequence[Record], batch_id: UUID, generation: int) -> Swept:
+    """Go over a batch in Python (a `Sweeper`)."""
+    keys, rest = set[bytes](), Decoded()
+    return Swept(pack(sweep.plain(records, keys, rest), batch_id, generation), keys, rest)

@@ -12,11 +12,11 @@ from aiokafka import ConsumerRecord
 
 from services.ingest.acceptance import Limits
 from services.ingest.attribution import Attributor
+from services.ingest.compiled import make_sweeper
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
 from services.ingest.log import UsageLog
 from services.ingest.publishing import Publishing
-from services.ingest.recent import RecentEvents
 from shared.clock import FixedClock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED, UsageRecorded, decode_recorded
@@ -24,6 +24,7 @@ from shared.ids import uuid7
 from shared.outbox import Message, Outbox
 from shared.positions import Positions
 from shared.postgres import Pool, transaction
+from tests.compiled import COMPILED
 from tests.unit.ingest.events import NOW, record
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
@@ -48,7 +49,8 @@ class Ingest:
 
     def restart(self) -> None:
         """Forget what only memory knows."""
-        outbox, recent = Outbox("ingest_outbox"), RecentEvents(self.remembered)
+        outbox, attributor = Outbox("ingest_outbox"), Attributor()
+        sweeper, recent = make_sweeper(COMPILED, self.limits, attributor.known_as, self.remembered)
         self.publishing = Publishing(self.pool, outbox, self._produce)
         self.positions = Positions("ingest_positions", cluster="main")
         self.batch = IngestBatch(
@@ -57,9 +59,10 @@ class Ingest:
             clock=FixedClock(NOW),
             log=UsageLog(self.pool, recent),
             recent=recent,
-            attributor=Attributor(),
+            attributor=attributor,
             outbox=outbox,
             publishing=self.publishing,
+            sweeper=sweeper,
         )
 
     async def _produce(self, messages: Sequence[Message]) -> None:

@@ -19,13 +19,14 @@ from aiokafka.errors import KafkaConnectionError
 
 from services.ingest.acceptance import Limits
 from services.ingest.attribution import Owner
+from services.ingest.compiled import make_sweeper
 from services.ingest.handlers import IngestBatch
 from services.ingest.log import UsageLog
-from services.ingest.recent import RecentEvents
 from shared.consumer import ExactlyOnceConsumer
 from shared.fetching import watch_fetches
 from shared.outbox import Outbox
 from shared.positions import Positions
+from tests.compiled import COMPILED
 from tests.simulation.broker import FakeConsumer, Log
 from tests.simulation.database import Database, FakePool
 from tests.simulation.loop import Gate, Gates, SimulatedLoop
@@ -51,6 +52,8 @@ class _Attributor:
 
     def known(self, _event: Any) -> Owner:
         return _OWNER
+
+    known_as = known
 
 
 class _Publishing:
@@ -93,7 +96,8 @@ class Worker:
     def __post_init__(self) -> None:
         world = self.world
         pool: Any = FakePool(world.database, self)
-        recent = RecentEvents(4)
+        attributor: Any = _Attributor()
+        sweeper, recent = make_sweeper(COMPILED, Limits(), attributor.known_as, 4)
         self.kafka = FakeConsumer(self, world.gates, world.logs)
         self.ingest = IngestBatch(
             cluster="main",
@@ -101,9 +105,10 @@ class Worker:
             clock=_Clock(),
             log=UsageLog(pool, recent),
             recent=recent,
-            attributor=_Attributor(),  # type: ignore[arg-type]
+            attributor=attributor,
             outbox=Outbox("ingest_outbox"),
             publishing=_Publishing(),  # type: ignore[arg-type]
+            sweeper=sweeper,
         )
         self.consumer = ExactlyOnceConsumer(
             pool=pool,

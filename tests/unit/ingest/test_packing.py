@@ -89,7 +89,7 @@ def test_sums_are_those_of_the_rows(seed: int, count: int) -> None:
     rng = random.Random(seed)
     rows = [some_row(rng) for _ in range(count)]
 
-    sums = pack([candidate(row) for row in rows], BATCH, 1).sums()
+    sums = pack([candidate(row) for row in rows], BATCH, 1).sums().decoded()
 
     plain = aggregate(rows)
     assert comparable(sums.deltas) == comparable(plain.deltas)
@@ -117,7 +117,7 @@ def test_reservations_are_named_and_a_delta_that_names_enough_is_followed_by_ano
     ]
     rows.append(row._replace(reservation_id="my-own-number"))
 
-    deltas = pack([candidate(r) for r in rows], BATCH, 1).sums().deltas
+    deltas = pack([candidate(r) for r in rows], BATCH, 1).sums().decoded().deltas
 
     assert sorted(id_ for delta in deltas for id_ in delta.reservations) == [
         UUID(int=n) for n in range(1, 2 * MOST_RESERVATIONS + 2)

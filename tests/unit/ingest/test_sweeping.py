@@ -12,7 +12,7 @@ from services.ingest.acceptance import Limits, accept
 from services.ingest.attribution import Owner
 from services.ingest.packing import COLUMNS, packed_identities
 from services.ingest.rows import UsageRow, usage_row
-from services.ingest.sweeping import Sweep
+from services.ingest.sweeping import Sweep, sweep_plainly
 from shared.contracts import UsageEvent
 from shared.corrections import AmendEvent, VoidEvent
 from shared.ids import event_key, uuid_of_bytes
@@ -29,7 +29,7 @@ def owner_of(event: UsageEvent) -> Owner | None:
     return KNOWN if len(event.source) % 2 == 0 else None
 
 
-SWEEP = Sweep(LIMITS, LIMITS.window(NOW), owner_of, (set(), set(), set()))
+SWEEP = Sweep(LIMITS, LIMITS.window(NOW), owner_of)
 
 values = st.lists(
     st.one_of(
@@ -49,7 +49,7 @@ def test_every_record_is_packed_or_handed_on_as_it_was_judged(sent: list[bytes],
     keys = [event_key(e.source, e.id) if isinstance(e, UsageEvent) else None for e in judged]
     suspected = {key for number in suspects if number < len(keys) and (key := keys[number])}
 
-    swept = replace(SWEEP, suspected=(set(), suspected, set()))(records, BATCH, 1)
+    swept = sweep_plainly(replace(SWEEP, recent=(set(), suspected)), records, BATCH, 1)
 
     plain: dict[bytes, UsageRow] = {}
     for event, key in zip(judged, keys, strict=True):
@@ -73,13 +73,13 @@ def test_every_record_is_packed_or_handed_on_as_it_was_judged(sent: list[bytes],
 def test_the_first_of_an_id_is_packed_and_those_behind_it_are_handed_on() -> None:
     records = [record(structured(id="twice", data={"request_tokens": n}), offset=n) for n in (1, 2)]
 
-    swept = SWEEP(records, BATCH, 1)
+    swept = sweep_plainly(SWEEP, records, BATCH, 1)
 
     assert [row["request_tokens"] for row in unpack(swept.packed.rows, COLUMNS)] == [1]
     assert [r.offset for r, _ in swept.rest.usage] == [2]
 
 
 def test_the_ids_of_packed_identities_are_read_back() -> None:
-    swept = SWEEP([record(structured(id=f"req-{n}"), offset=n) for n in range(5)], BATCH, 1)
+    swept = sweep_plainly(SWEEP, [record(structured(id=f"req-{n}"), offset=n) for n in range(5)], BATCH, 1)
 
     assert {id_ for id_, _ in packed_identities(swept.packed.identities)} == set(map(uuid_of_bytes, swept.keys))

@@ -1,0 +1,126 @@
+"""The compiled sweep, where it is installed: the same as `sweeping.sweep_plainly`, without objects of Python for ordinary events.
+
+Its source is in `native/`; `make native` builds and installs it. What it does not take as ordinary it hands back, in its turn, to be
+looked at in Python. Which sweep a worker has changes nothing but its speed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from services.ingest.acceptance import Limits
+from services.ingest.deltas import MOST_RESERVATIONS, EncodedSums
+from services.ingest.packing import Candidate, Packed, joined, pack
+from services.ingest.recent import Recent, RecentEvents
+from services.ingest.sweeping import Decoded, Sweep, Sweeper, Swept, sweep_plainly
+from shared.contracts import LATENCY_BUCKETS_MS
+
+if TYPE_CHECKING:
+    from services.ingest.attribution import Name, Owner
+    from shared.slices import Record
+
+MODULE = "tallystick_native"
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Compiled(StrEnum):
+    """Whether to use the compiled sweep."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+    OFF = "off"
+
+
+def make_sweeper(
+    wanted: Compiled, limits: Limits, owner_of: Callable[[Name], Owner | None], generation: int
+) -> tuple[Sweeper, Recent]:
+    """Return what goes over batches, and the window of recent events that goes with it. `owner_of` answers for those whom it remembers.
+
+    Raises `ImportError` if the compiled sweep is required and not installed.
+    """
+    native = None
+    if wanted is not Compiled.OFF:
+        try:
+            native = importlib.import_module(MODULE)
+        except ModuleNotFoundError as missing:
+            if wanted is Compiled.REQUIRED:
+                raise ImportError(
+                    "the compiled sweep is required but not installed: 'make native', or TALLYSTICK_INGEST_COMPILED=auto"
+                ) from missing
+    if native is None:
+        return sweep_plainly, RecentEvents(generation)
+    recent = CompiledRecent(native.Window(generation))
+    sweeper = native.Sweeper(
+        owner_of,
+        limits.record_bytes,
+        limits.metadata_bytes,
+        limits.metadata_keys,
+        LATENCY_BUCKETS_MS,
+        MOST_RESERVATIONS,
+    )
+    return CompiledSweeper(native, sweeper, recent.window), recent
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRecent:
+    """The window of recent events (`recent.Recent`)."""
+
+    window: Any
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.window
+
+    @property
+    def generations(self) -> tuple[Container[bytes], ...]:
+        return (self.window,)
+
+    def remember(self, keys: Iterable[bytes]) -> None:
+        self.window.remember(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSweeper:
+    """Goes over batches (a `sweeping.Sweeper`). `sweeper` has the limits, and the owners that it was told of."""
+
+    native: Any
+    sweeper: Any
+    window: Any
+
+    def __call__(self, sweep: Sweep, records: Sequence[Record], batch_id: UUID, generation: int) -> Swept:
+        keys, rest, others = self.native.Keys(), Decoded(), list[Candidate]()
+
+        def other(record: Record) -> None:
+            others.extend(map(Candidate._make, sweep.plain((record,), keys, rest)))
+
+        earliest, latest = map(_microseconds, sweep.window)
+        found = self.sweeper.sweep(
+            records, batch_id.bytes, generation, earliest, latest, keys, self.window, _as_set(sweep.known), other
+        )
+        packed = _packed(found)
+        return Swept(joined(packed, pack(others, batch_id, generation)) if others else packed, keys, rest)
+
+
+def _as_set(known: Collection[bytes]) -> set[bytes]:
+    return known if isinstance(known, set) else set(known)
+
+
+def _microseconds(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def _instant(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _packed(found: Any) -> Packed:
+    youngest = None if found.last is None else _instant(found.last)
+    (deltas, delta_count), (providers, provider_count) = found.uses, found.providers
+    sums = EncodedSums(deltas, delta_count, providers, provider_count, found.events, youngest)
+    return Packed(found.rows, found.identities, set(map(_instant, found.minutes)), lambda: sums)
