@@ -61,7 +61,9 @@ class Settings(PipelineSettings):
         description="Days that the inbox keeps messages; older batches that were applied are known by their time.",
     )
     aggregator_usage_summary_seconds: float = Field(
-        60.0, gt=0, description="How often to refresh the materialized view llm_usage_summary."
+        600.0,
+        gt=0,
+        description="How often to refresh the materialized view llm_usage_summary. A refresh reads what was used of each day that changed.",
     )
 
     @field_validator("aggregator_quota_thresholds", mode="before")

@@ -169,6 +169,30 @@ async def test_days_that_did_not_change_are_not_read_again(database_pool: Pool) 
     assert requests == {NOON.date(): 1, (NOON - timedelta(days=1)).date(): 77}
 
 
+@pytest.mark.parametrize(("who", "in_passing"), [("everybody", 1_000), ("one", 0)])
+async def test_a_day_is_read_in_one_pass_where_most_of_it_is_to_be_read(
+    database_pool: Pool, who: str, in_passing: int
+) -> None:
+    owners = [await make_subscription(database_pool) for _ in range(20)]
+    aggregator = Aggregator(database_pool)
+    batch = [usage(owner, at=NOON, end_user=f"{n:0200}") for n in range(50) for owner in owners]
+    await aggregator.apply(*await store_batch(database_pool, batch))
+    if who == "one":
+        await _summary(database_pool)
+        await database_pool.execute("UPDATE usage_summaries SET updated_at = updated_at - interval '1 hour'")
+        await aggregator.apply(*await store_batch(database_pool, [usage(owners[0], at=NOON)]))
+    await database_pool.execute("VACUUM ANALYZE usage_logs")
+
+    async with database_pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT refresh_usage_summary()")
+        found = await connection.fetchrow(
+            "SELECT sum(seq_tup_read)::int AS in_passing, sum(idx_scan)::int AS looked_up "
+            "FROM pg_stat_xact_user_tables WHERE relname LIKE 'usage\\_logs\\_%'"
+        )
+        assert await connection.fetchval("SELECT current_setting('enable_nestloop')") == "on"
+    assert (found["in_passing"], found["looked_up"] == 0) == (in_passing, in_passing > 0)
+
+
 async def test_a_new_price_for_days_that_are_over_is_seen(database_pool: Pool) -> None:
     owner = await make_subscription(database_pool)
     await Aggregator(database_pool).apply(
