@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ import asyncpg
 import psutil
 
 from deploy.local.stack import Stack
+from services.ingest.compiled import MODULE
 
 
 def machine() -> dict[str, Any]:
@@ -26,8 +28,14 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
+        "compiled": compiled(),
         "load_before": [round(load, 1) for load in os.getloadavg()],
     }
+
+
+def compiled() -> bool:
+    """Tell whether workers have the compiled sweep."""
+    return importlib.util.find_spec(MODULE) is not None
 
 
 def _output(*command: str) -> str:

@@ -60,10 +60,10 @@ class Bench:
             "worker_us": round(own / len(rows) * 1e6, 2),
         }
 
-    async def ours(self, count: int = 1) -> dict[str, Any]:
+    async def ours(self, count: int = 1, **variables: str) -> dict[str, Any]:
         """Ingest workers, from the broker to committed rows and sums."""
         async with place(self.stack, self.owners, self.sent) as where:
-            return (await drain(where, self.sent, count)).figures()
+            return (await drain(where, self.sent, count, variables=variables)).figures()
 
     async def naive(self) -> dict[str, Any]:
         """The straightforward FastStream worker."""

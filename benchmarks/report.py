@@ -43,7 +43,7 @@ def _measured(part: Mapping[str, Any]) -> str:
     where = part["machine"]
     said = (
         f"*{where['at']}, commit {where['commit']}{' with changes' if where['changed'] else ''}, `{where['command']}`, {part['seconds']} s; {where['processor']}, "
-        f"{where['cores']} cores, {where['memory_gib']} GiB, Python {where['python']}; load before {where['load_before'][0]}.*"
+        f"{where['cores']} cores, {where['memory_gib']} GiB, Python {where['python']}, sweep {'compiled' if where.get('compiled') else 'in Python'}; load before {where['load_before'][0]}.*"
     )
     if where["load_before"][0] > where["cores"]:
         return f"{said} **The machine was busy with other programs: CPU and bytes are worth something, rates and latencies are not.**"
@@ -55,7 +55,7 @@ def _turns(copy: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             name, _count(one["events_per_second"]), f"{one['events_per_second'] / limit:.3f}"[:5],
-            "–" if name == "ours" else f"{ours['events_per_second'] / one['events_per_second']:.2f}",
+            "–" if name.startswith("ours") else f"{ours['events_per_second'] / one['events_per_second']:.2f}",
             *(_figure(one, column) for column in ("worker_us", "postgres_us", "kafka_us", "wal_bytes", "memory_mib")),
         )
         for name, one in copy.items()

@@ -159,9 +159,11 @@ class Drained:
         }
 
 
-async def drain(where: Place, sent: Traffic, count: int = 1, before: int = 0) -> Drained:
+async def drain(
+    where: Place, sent: Traffic, count: int = 1, before: int = 0, variables: Mapping[str, str] | None = None
+) -> Drained:
     """Let ingest workers drain what was sent, and prove that each event was stored once, beside the rows that were there before."""
-    with workers(where, ["services.ingest"] * count) as pids:
+    with workers(where, ["services.ingest"] * count, variables) as pids:
         result = await until_drained(
             where, len(sent.records), pids, "SELECT coalesce(sum(next_offset), 0) FROM ingest_positions"
         )

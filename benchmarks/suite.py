@@ -27,13 +27,14 @@ from typing import Any
 
 from benchmarks import endurance, freshness, growth
 from benchmarks.connect import running_connect
-from benchmarks.hardware import machine
+from benchmarks.hardware import compiled, machine
 from benchmarks.measures import Bench
 from benchmarks.report import write_report
 from benchmarks.sizes import LONG, QUICK, SMALL, Size
 from benchmarks.traffic import migrated, subscriptions, traffic
 from benchmarks.verdict import PEER
 from deploy.local.stack import running_stack
+from services.ingest.compiled import Compiled
 
 PARTS = ("copy", "peer", "scale", "pipeline", "alone", "freshness", "soak", "catch_up", "growth")
 WARM_RUNS = 2
@@ -51,6 +52,8 @@ def in_turn(bench: Bench, parts: Sequence[str]) -> dict[str, Any]:
     if "copy" in parts:
         turns["raw COPY, packed"] = lambda: bench.raw_copy("packed")
     turns["ours"] = bench.ours
+    if "copy" in parts and compiled():
+        turns["ours, in Python"] = lambda: bench.ours(TALLYSTICK_INGEST_COMPILED=Compiled.OFF)
     runs: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         if "peer" in parts:

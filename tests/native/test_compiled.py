@@ -20,7 +20,7 @@ from services.ingest.compiled import Compiled, CompiledRecent, CompiledSweeper, 
 from services.ingest.deltas import MOST_RESERVATIONS
 from services.ingest.packing import COLUMNS, IDENTITY_COLUMNS
 from services.ingest.sweeping import Sweep, Sweeper, Swept, sweep_plainly
-from shared.contracts import UsageEvent
+from shared.contracts import ProviderDelta, UsageEvent
 from shared.ids import event_key
 from tests.unit.ingest.events import NOW, SUBSCRIPTION, Headers, document, record, structured
 from tests.unit.ingest.facts import ALICE, BATCH, BOB, damaged, json_values, texts, valid_corrections, valid_documents
@@ -62,10 +62,27 @@ def told(swept: Swept) -> dict[str, Any]:
         "minutes": swept.packed.minutes,
         "keys": set(swept.keys),
         "deltas": sorted(map(repr, sums.deltas)),
-        "providers": sorted(map(repr, sums.providers)),
+        "providers": observed(sums.providers),
         "youngest": swept.packed.sums().youngest,
         "rest": [[(r.offset, what) for r, what in some] for some in (rest.usage, rest.corrections, rest.refused)],
     }
+
+
+def observed(seen: list[ProviderDelta]) -> dict[tuple[str, datetime], Any]:
+    """Add up what parts of a batch saw: what was handed back is a part of its own, as it is where duplicates were looked up."""
+    found: dict[tuple[str, datetime], list[ProviderDelta]] = {}
+    for one in seen:
+        found.setdefault((one.provider, one.minute), []).append(one)
+    return {
+        name: (
+            sum(one.requests for one in parts), sum(one.errors for one in parts), sum(one.rate_limited for one in parts),
+            sum(one.latency_sum_ms for one in parts), sum(one.latency_count for one in parts),
+            [sum(counts) for counts in zip(*(one.latency_histogram for one in parts), strict=True)],
+            max(filter(None, (one.last_success_at for one in parts)), default=None),
+            max(filter(None, (one.last_failure_at for one in parts)), default=None),
+        )
+        for name, parts in found.items()
+    }  # fmt: skip
 
 
 def assert_same(sent: Sequence[tuple[bytes | None, Headers]], recent_ids: set[bytes], known: set[bytes]) -> Swept:
@@ -99,52 +116,66 @@ odd_instants = st.sampled_from(
 )  # fmt: skip
 
 
+ordinary_data = st.fixed_dictionaries(
+    {"model": st.sampled_from(["a", "é", 'b"']), "request_tokens": st.integers(3, 2**53 - 1)},
+    optional={
+        "provider": st.sampled_from([None, "", "openai", 'quo"ted']),
+        "response_tokens": st.integers(0, 9),
+        "cached_tokens": st.integers(0, 3),
+        "status_code": st.sampled_from([100, 200, 399, 400, 429, 503, 599]),
+        "latency_ms": st.sampled_from([0, 50, 51, 2**31 - 1, None]),
+        "byok": st.booleans(),
+        "power_level": st.sampled_from(["eco", "balanced", None]),
+        "tool_name": st.sampled_from([None, "search"]),
+        "feature_type": st.sampled_from([None, "", "chat"]),
+        "error_message": st.sampled_from([None, "it failed\n"]),
+        "tokens_returned": st.sampled_from([None, 0, 2**53 - 1]),
+        "reservation_id": st.sampled_from([None, str(UUID(int=5)), str(UUID(int=11**20)).upper()]),
+        "session_id": st.none() | texts,
+        "end_user": st.sampled_from([None, "s" * 512, "\x7f"]),
+        "metadata": st.sampled_from([None, {}, {"region": "eu", "é": "ü"}, {"t": 0.7, "n": -3, "b": True, "x": None}]),
+    },
+)
+odd_data = st.one_of(
+    st.tuples(st.just("metadata"), flat | json_values),
+    st.tuples(st.just("request_tokens"), st.sampled_from([0, 1.0, 2**53, -1, "1", None])),
+    st.tuples(st.just("status_code"), st.sampled_from([99, 600, 200.0, None, 70_000])),
+    st.tuples(st.just("latency_ms"), st.sampled_from([2**31, 7.0, True, -1])),
+    st.tuples(st.just("byok"), st.sampled_from([None, 0, "true"])),
+    st.tuples(st.just("reservation_id"), st.sampled_from([UUID(int=5).hex, "", "mine", "g" * 36])),
+    st.tuples(st.just("session_id"), st.sampled_from(["é" * 512, "s" * 513, "a\0b", "\ud83d", 5])),
+    st.tuples(st.sampled_from(["api_key_id", "api_key_hash"]), st.sampled_from(KEYS)),
+    st.tuples(st.sampled_from(["unknown", "model", "tool_name", "power_level"]), st.none() | texts | json_values),
+)
+odd_attributes = st.one_of(
+    st.tuples(st.just("time"), instants | odd_instants),
+    st.tuples(st.just("subject"), st.sampled_from(SUBJECTS)),
+    st.tuples(
+        st.sampled_from(["datacontenttype", "dataschema", "traceparent", "sequence", "id", "source", "type"]), scalars
+    ),
+)
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
-    """Usage events of few names, so that they share and collide, and of numbers, times and metadata written in any way."""
-    found = draw(valid_documents())
-    data = {
-        **found["data"],
-        "provider": draw(st.sampled_from([None, "", "openai", 'quo"ted'])),
-        "model": draw(st.sampled_from(["a", "é", 'b"'])),
-    }
-    changed: dict[str, Any] = draw(
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "metadata": flat | json_values,
-                "request_tokens": st.sampled_from([0, 1.0, 2**53 - 1, 2**53, -1, "1", None]),
-                "cached_tokens": st.integers(0, 3),
-                "status_code": st.sampled_from([99, 100, 200, 399, 400, 429, 503, 599, 600, 200.0, None]),
-                "latency_ms": st.sampled_from([0, 50, 51, 2**31 - 1, 2**31, 7.0, None, True]),
-                "byok": st.sampled_from([True, False, None, 0]),
-                "reservation_id": st.sampled_from(
-                    [str(UUID(int=5)), str(UUID(int=5)).upper(), UUID(int=5).hex, "", "mine"]
-                ),
-                "session_id": st.sampled_from(["s" * 512, "é" * 512, "s" * 513, "a\nb", "\x7f"]),
-                "api_key_id": st.sampled_from(KEYS),
-                "api_key_hash": st.sampled_from(KEYS),
-                "feature_type": st.sampled_from([None, "", "chat"]),
-            },
-        )
-    )
-    extra = draw(
-        st.dictionaries(
-            st.sampled_from(["datacontenttype", "dataschema", "traceparent", "sequence"]), scalars, max_size=1
-        )
-    )
+    """Usage events of few names, so that they share and collide; most are ordinary but for one thing or none."""
     return document(
-        data={**data, **changed},
-        id=draw(st.sampled_from(["1", "2", "é", "3" * 512])),
-        source=draw(st.sampled_from(["/a", "/é", "/b"])),
-        time=draw(instants | odd_instants),
-        subject=draw(st.sampled_from(SUBJECTS)),
-        **extra,
+        data={**draw(ordinary_data), **dict(draw(st.lists(odd_data, max_size=1)))},
+        **{
+            "id": draw(st.sampled_from(["1", "2", "é", "3" * 512])),
+            "source": draw(st.sampled_from(["/a", "/é", "/b"])),
+            "time": (
+                NOW - timedelta(seconds=draw(st.integers(0, 90)), microseconds=draw(st.integers(0, 1)))
+            ).isoformat(),
+            **dict(draw(st.lists(odd_attributes, max_size=1))),
+        },
     )
 
 
 written = st.builds(
-    lambda found, ascii_only, blanks: json.dumps(found, ensure_ascii=ascii_only, indent=1 if blanks else None).encode(),
+    lambda found, ascii_only, blanks: json.dumps(found, ensure_ascii=ascii_only, indent=1 if blanks else None).encode(
+        "utf-8", "surrogatepass"
+    ),
     documents(),
     st.booleans(),
     st.booleans(),
@@ -163,6 +194,7 @@ records = st.tuples(
         written,
         written,
         written,
+        valid_documents().map(lambda one: structured(**one)),
         valid_corrections().map(lambda one: structured(**one)),
         damaged(),
         st.none(),
@@ -241,6 +273,28 @@ def test_reservations_are_named_and_a_delta_that_names_enough_is_followed_by_ano
     deltas = assert_same(sent, set(), set()).packed.sums().decoded().deltas
 
     assert [len(delta.reservations) for delta in deltas] == [MOST_RESERVATIONS, MOST_RESERVATIONS, 2]
+
+
+@pytest.mark.parametrize("edge", [NOW + LIMITS.ahead, NOW - LIMITS.late])
+@pytest.mark.parametrize("microseconds", [-1, 0, 1])
+def test_both_end_the_window_at_the_same_instant(edge: datetime, microseconds: int) -> None:
+    at = edge + timedelta(microseconds=microseconds)
+
+    swept = assert_same([(structured(time=at.isoformat()), ())], set(), set())
+
+    assert len(swept.keys) == (at <= edge if edge > NOW else at >= edge)
+
+
+@pytest.mark.parametrize("statuses", [(200, 500), (500, 200), (500, 200, 500), (429,), (200,), (500, 429, 399, 400)])
+def test_both_see_the_same_of_providers_at_one_instant(statuses: tuple[int, ...]) -> None:
+    sent = [
+        (structured(id=str(n), data={"provider": "openai", "status_code": status}), ())
+        for n, status in enumerate(statuses)
+    ]
+
+    [provider] = assert_same(sent, set(), set()).packed.sums().decoded().providers
+
+    assert provider.trailing_failures == (0 if min(statuses) < 400 else len(statuses))
 
 
 def test_sums_beyond_64_bits_are_whole() -> None:
