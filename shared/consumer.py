@@ -217,8 +217,9 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         """Start on records, or let them wait with others for the partition's next slice."""
         pace = self.pace.after(tp.partition, time() - records[-1].timestamp / 1000)
         waits = state.began + pace - asyncio.get_running_loop().time()
-        at_work = state.slice is not None and not state.slice.done()
-        if state.gathered is None and waits <= 0 and not (at_work and self.pace.seconds):
+        # Who gathers nothing waits here for a slice that is at work, and has no more than these in memory.
+        joins = self.pace.seconds > 0 and state.slice is not None and not state.slice.done()
+        if state.gathered is None and waits <= 0 and not joins:
             await self._begin(tp, state, seeks, records)
             return
         if state.gathered is None or state.gathered.seeks != seeks:
