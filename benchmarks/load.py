@@ -60,7 +60,7 @@ class Load:
 
     def _send(self) -> None:
         producer = Producer(
-            {"bootstrap.servers": self._where.stack.kafka_bootstrap_servers, "acks": "all", "linger.ms": 5, "queue.buffering.max.messages": 500_000}
+            {"bootstrap.servers": self._where.stack.kafka_bootstrap_servers, "acks": "all", "linger.ms": 20, "queue.buffering.max.messages": 500_000}
         )  # fmt: skip
         run, places = uuid.uuid4().hex, [zlib.crc32(owner.encode()) % PARTITIONS for owner in self._owners]
         template = _template(run)

@@ -105,15 +105,13 @@ instants = st.one_of(
     st.integers(-36 * 86_400 * 10**6, 400 * 10**6).map(lambda us: NOW + timedelta(microseconds=us)),
     st.datetimes(timezones=st.timezones()),
 ).map(lambda at: at.isoformat())
-odd_instants = st.sampled_from(
-    [
+ODD_INSTANTS = [
         "2026-11-21T11:59:30Z", "2026-11-21t11:59:30z", "2026-11-21 11:59:30Z", "2026-11-21T11:59:30.1Z", "2026-11-21T11:59:30.1234567Z",
         "2026-11-21T11:59:60Z", "2026-11-21T24:00:00Z", "2026-11-31T00:00:00Z", "2026-02-29T00:00:00Z", "2026-11-21T11:59:30-00:00",
         "2026-11-21T11:59:30+0000", "2026-11-21T11:59:30+05:45", "2026-11-21T11:59:30", "2026-11-21T11:59:30.Z", "2026-11-21T11:59:30+24:00",
         "0001-01-01T00:00:00+01:00", "1970-01-01T00:00:00+01:00",
         "9999-12-31T23:59:59-01:00", "20261121T115930Z", "",
-    ]
-)  # fmt: skip
+    ]  # fmt: skip
 
 
 ordinary_data = st.fixed_dictionaries(
@@ -148,7 +146,7 @@ odd_data = st.one_of(
     st.tuples(st.sampled_from(["unknown", "model", "tool_name", "power_level"]), st.none() | texts | json_values),
 )
 odd_attributes = st.one_of(
-    st.tuples(st.just("time"), instants | odd_instants),
+    st.tuples(st.just("time"), instants | st.sampled_from(ODD_INSTANTS)),
     st.tuples(st.just("subject"), st.sampled_from(SUBJECTS)),
     st.tuples(
         st.sampled_from(["datacontenttype", "dataschema", "traceparent", "sequence", "id", "source", "type"]), scalars
@@ -226,6 +224,11 @@ def test_both_make_the_same_of_any_batch(
 @example(1e22)
 def test_both_write_metadata_alike(content: Any) -> None:
     assert_same([(structured(data={"metadata": {"it": content}}), ())], set(), set())
+
+
+@pytest.mark.parametrize("text", ODD_INSTANTS)
+def test_both_read_alike_a_time_that_is_written_oddly(text: str) -> None:
+    assert_same([(structured(time=text), ())], set(), set())
 
 
 @settings(max_examples=800, deadline=None)
