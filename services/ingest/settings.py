@@ -52,7 +52,7 @@ class Settings(AcceptanceSettings, PipelineSettings):
         10_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
     )
     ingest_lanes: int = Field(
-        2, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
+        3, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
     )
     ingest_partitions_ahead: int = Field(
         3, ge=0, le=120, description="How many months after the current one have their partition of usage_logs ready."
