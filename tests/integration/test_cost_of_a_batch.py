@@ -13,6 +13,7 @@ import pytest
 
 import services.ingest.store
 import services.ingest.sweeping
+from services.ingest.compiled import Compiled
 from services.ingest.identities import Guard
 from shared.ids import event_key
 from shared.postgres import Connection, Pool, transaction
@@ -111,9 +112,9 @@ async def apply(ingest: Ingest, connection: Connection, subject: str, numbers: r
     return len(statements), calls[0], wal
 
 
-async def cost(pool: Pool) -> Cost:
+async def cost(pool: Pool, compiled: Compiled = Compiled.OFF) -> Cost:
     """Return what a batch costs once everything that is remembered is remembered."""
-    ingest, subject = Ingest(pool), str(await make_subscription(pool))
+    ingest, subject = Ingest(pool, compiled=compiled), str(await make_subscription(pool))
     async with transaction(pool) as connection:
         await ingest.positions.create(connection, "usage.events", 0, 0)
     async with pool.acquire() as connection:
