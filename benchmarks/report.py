@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plot import plot
+from benchmarks.sizes import POSTGRES
 from benchmarks.verdict import Verdict, verdicts
 
 
@@ -26,10 +27,10 @@ def write_report(parts: Mapping[str, Mapping[str, Any]], directory: Path | None)
     return "\n".join(lines)
 
 
-_HEAD = """# How fast it is
+_HEAD = f"""# How fast it is
 
 Measured by `make bench` (`python -m benchmarks.suite --report`), which writes this page and its plot. All of it runs on one machine: broker, database and
-workers share its cores. Believe the ratios, not the rates. What the columns mean is in [the explanation](../explanation/performance.md).
+workers share its cores. Postgres has {POSTGRES["shared_buffers"]} of shared buffers and {POSTGRES["max_wal_size"]} of WAL between checkpoints, else what `make demo` gives it. Believe the ratios, not the rates. What the columns mean is in [the explanation](../explanation/performance.md).
 """
 
 

@@ -26,6 +26,9 @@ class Size:
     grown_rounds: int
 
 
+POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+"""What docs/how-to/scale.md advises whoever stores much; the local stack has what suits a demo. Who takes turns has the same."""
+
 QUICK = Size(30_000, 3, 12_000, 300, 30_000, (2_000,), 5, 2_000, 0.2, 1_000, 0.1, (200_000,), 1)
 SMALL = Size(200_000, 5, 30_000, 1_500, 300_000, (5_000, 20_000, 40_000), 10, 30_000, 1.0, 15_000, 0.5, (1_000_000,), 3)
 LONG = Size(

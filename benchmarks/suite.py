@@ -30,7 +30,7 @@ from benchmarks.connect import running_connect
 from benchmarks.hardware import compiled, machine
 from benchmarks.measures import Bench
 from benchmarks.report import write_report
-from benchmarks.sizes import LONG, QUICK, SMALL, Size
+from benchmarks.sizes import LONG, POSTGRES, QUICK, SMALL, Size
 from benchmarks.traffic import migrated, subscriptions, traffic
 from benchmarks.verdict import PEER
 from deploy.local.stack import running_stack
@@ -171,7 +171,10 @@ def main() -> None:
             "command": " ".join(["python -m benchmarks.suite", *sys.argv[1:]]),
             "record_bytes": len(sent.records[0][1]),
         }
-        with running_stack(servers=("postgres", "kafka"), say=say) as running, migrated(running.stack.database_url):
+        with (
+            running_stack(servers=("postgres", "kafka"), postgres_settings=POSTGRES, say=say) as running,
+            migrated(running.stack.database_url),
+        ):
             found = run(Bench(running.stack, sizes, owners, sent), options.only, where)
     found = merged(found, options.merge)
     options.json.parent.mkdir(parents=True, exist_ok=True)
