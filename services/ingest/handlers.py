@@ -34,6 +34,9 @@ from shared.outbox import Message, Outbox
 from shared.postgres import Connection
 from shared.slices import AfterCommit, Record, Slice
 
+MANY_OF = 50
+"""Strangers are many if they are more than one in so many records."""
+
 
 @dataclass(slots=True)
 class Taken:
@@ -73,7 +76,8 @@ class IngestBatch:
         """Store a slice, its deltas, its rejects and its position; return what publishes them."""
         batch_id, now, origin = uuid7(), self.clock.now(), self._origin(batch)
 
-        swept, guard = await self.log.sweep_in(connection, partial(self._sweep, batch.records, batch_id, now))
+        sweep = partial(self._sweep, connection, batch.records, batch_id, now)
+        swept, guard = await self.log.sweep_in(connection, sweep)
         rest = swept.rest if swept else self.decode(batch.records, now)
         taken = await self.take_in(connection, batch_id, rest, swept=swept, guard=guard)
 
@@ -103,11 +107,27 @@ class IngestBatch:
             decoded.note(record, accept(record.value, record.headers, self.limits, earliest, latest))
         return decoded
 
-    def _sweep(
-        self, records: Sequence[Record], batch_id: UUID, now: datetime, known: Collection[bytes], generation: int
+    async def _sweep(  # noqa: PLR0917 – what a batch knows, and then what the log tells
+        self,
+        connection: Connection,
+        records: Sequence[Record],
+        batch_id: UUID,
+        now: datetime,
+        known: Collection[bytes],
+        generation: int,
     ) -> Swept:
-        """Go over a batch once (pure), passing over the ids that are `known` to be stored."""
+        """Go over a batch, passing over the ids that are `known` to be stored.
+
+        Where many are of strangers, as after a start, they are asked for, and it is gone over again: that costs less than to store each with care.
+        """
         sweep = Sweep(self.limits, self.limits.window(now), self.attributor.known, self.recent.generations, known)
+        swept = self.sweeper(sweep, records, batch_id, generation)
+        strangers = {name_of(event) for _, event in swept.rest.usage if self.attributor.known(event) is None}
+        if len(strangers) * MANY_OF <= len(records):
+            return swept
+        found = await self.attributor.look_up(connection, list(strangers))
+        if not any(isinstance(one, Owner) for one in found.values()):
+            return swept
         return self.sweeper(sweep, records, batch_id, generation)
 
     async def take_in(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -50,7 +50,7 @@ class UsageLog:
         self._months: set[datetime] = set()
 
     async def sweep_in(
-        self, connection: Connection, sweep: Callable[[Collection[bytes], int], Swept]
+        self, connection: Connection, sweep: Callable[[Collection[bytes], int], Awaitable[Swept]]
     ) -> tuple[Swept | None, Guard]:
         """Store what one pass over a batch packs: all of it by one COPY, or none. None if it has to go in event by event.
 
@@ -60,7 +60,7 @@ class UsageLog:
         guard, known = await Guard.hold(connection), set[bytes]()
         while True:
             try:
-                swept = sweep(known, guard.generation)
+                swept = await sweep(known, guard.generation)
                 stored = await self._copy_swept(connection, guard, swept)
             except REFUSALS_OF_VALUES as error:
                 if has_no_partition(error):  # it was detached: make it again when the batch comes again

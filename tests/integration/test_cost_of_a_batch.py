@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import asyncpg.connection
 import pytest
@@ -171,3 +172,20 @@ async def test_a_waste_is_noticed(ingest_pool: Pool, monkeypatch: pytest.MonkeyP
     await waste(monkeypatch)
 
     assert any(line.startswith(named) for line in (await cost(ingest_pool)).excess())
+
+
+async def test_a_batch_of_new_owners_is_stored_by_one_copy(ingest_pool: Pool) -> None:
+    """As after a start: they are asked for, and the batch is gone over again. Who is nobody is held as ever."""
+    ingest = Ingest(ingest_pool)
+    owners = [str(await make_subscription(ingest_pool)) for _ in range(4)]
+    sent = [record(structured(id=f"new-{n}", subject=owner), offset=n) for n, owner in enumerate([*owners, str(uuid4())] * 2)]  # fmt: skip
+    async with transaction(ingest_pool) as connection:
+        await ingest.positions.create(connection, "usage.events", 0, 0)
+        position = await ingest.positions.lock(connection, "usage.events", 0)
+        assert position is not None
+        with counting_statements() as statements:
+            await ingest.batch(connection, Slice(position, sent))
+
+    assert sum(statement.startswith('COPY "usage_logs"') for statement in statements) == 1
+    assert await ingest_pool.fetchval("SELECT count(*) FROM usage_logs") == 8
+    assert await ingest_pool.fetchval("SELECT count(*) FROM held_events") == 2
