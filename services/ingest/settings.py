@@ -49,7 +49,10 @@ class Settings(AcceptanceSettings, PipelineSettings):
     """What an ingest worker can be told."""
 
     ingest_batch_records: int = Field(
-        10_000, ge=1, le=100_000, description="Most records that one fetch hands to the worker."
+        20_000,
+        ge=1,
+        le=100_000,
+        description="Most records that one fetch hands to the worker. What it leaves behind delays the next fetch.",
     )
     ingest_lanes: int = Field(
         3, ge=1, le=16, description="Partitions that are stored at once, each on a connection of its own."
