@@ -271,6 +271,8 @@ def test_a_lock_with_a_wrong_hash_builds_nothing(containers: Engine, tmp_path: P
     (tmp_path / "deploy").mkdir()
     (tmp_path / "deploy" / "requirements.lock").write_text(f"{entry} --hash=sha256:{'0' * 64}\n")
     (tmp_path / "deploy" / "Dockerfile").write_text((ROOT / "deploy" / "Dockerfile").read_text())
+    (tmp_path / "services" / "ingest" / "native").mkdir(parents=True)
+    (tmp_path / "services" / "ingest" / "native" / "Cargo.toml").touch()
     built = containers.build("localhost/never:test", context=tmp_path)
     assert built.returncode != 0
     assert "DO NOT MATCH THE HASHES" in built.stdout + built.stderr
