@@ -222,6 +222,7 @@ def test_both_make_the_same_of_any_batch(
 @example(0.1 + 0.2)
 @example(-0.0)
 @example(1e22)
+@example(70368744177664.62)
 def test_both_write_metadata_alike(content: Any) -> None:
     assert_same([(structured(data={"metadata": {"it": content}}), ())], set(), set())
 

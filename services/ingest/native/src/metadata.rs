@@ -94,9 +94,11 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Signed(found))
     }
 
-    /// Between these, everybody writes the shortest digits that read as the same number, and no exponent.
+    /// Between these nobody writes an exponent, and up to 15 digits are the only ones so short that read as the same number.
     fn visit_f64<E: Error>(self, found: f64) -> Result<Self::Value, E> {
-        if (1e-4..1e15).contains(&found.abs()) || found.to_bits() == 0 {
+        let text = format!("{found:?}");
+        let digits = text.trim_start_matches(['-', '0', '.']).bytes().filter(u8::is_ascii_digit).count();
+        if ((1e-4..1e15).contains(&found.abs()) && digits <= 15) || found.to_bits() == 0 {
             return Ok(Scalar::Float(found));
         }
         Err(E::custom("written in several ways"))
