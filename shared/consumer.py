@@ -215,7 +215,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self, tp: TopicPartition, state: _Partition, seeks: int, records: list[ConsumerRecord[bytes, bytes]]
     ) -> None:
         """Start on records, or let them wait with others for the partition's next slice."""
-        pace = self.pace.after(tp.partition, time() - records[-1].timestamp / 1000)
+        newest = records[-1].timestamp  # milliseconds; None of the oldest format, which says nothing
+        pace = self.pace.after(tp.partition, 0.0 if newest is None else time() - newest / 1000)
         waits = state.began + pace - asyncio.get_running_loop().time()
         # Who gathers nothing waits here for a slice that is at work, and has no more than these in memory.
         joins = self.pace.seconds > 0 and state.slice is not None and not state.slice.done()
