@@ -259,6 +259,11 @@ class BillingEvent(Struct, frozen=True):
     datacontenttype: str = "application/json"
 
 
+def youngest_event(deltas: Iterable[UsageDelta]) -> datetime | None:
+    """Return when the last of the events behind deltas was; None where nothing says it."""
+    return max((delta.last_event_at for delta in deltas if delta.last_event_at), default=None)
+
+
 def reservations_named(messages: Iterable[UsageRecorded]) -> list[tuple[UUID, UUID]]:
     """Return the reservations that messages' usage names, each with the subscription that used, sorted."""
     named = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from shared.contracts import UsageRecorded, decode_recorded
+from shared.contracts import UsageRecorded, decode_recorded, youngest_event
 from shared.errors import BrokenInvariant
 from shared.postgres import Connection
 from shared.slices import Record, Slice
@@ -70,7 +70,7 @@ def late_seconds(messages: Sequence[UsageRecorded]) -> float:
     """Return by how much the youngest usage of the last message was late when it was recorded; 0 where nothing says when it was."""
     if not messages:
         return 0.0
-    youngest = max((delta.last_event_at for delta in messages[-1].deltas if delta.last_event_at), default=None)
+    youngest = youngest_event(messages[-1].deltas)
     return max(0.0, (messages[-1].recorded_at - youngest).total_seconds()) if youngest else 0.0
 
 

@@ -16,7 +16,7 @@ from services.aggregator.aggregation import Folded, check, fold
 from services.aggregator.counters import Counters, Settled
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
-from shared.contracts import UsageRecorded, reservations_named
+from shared.contracts import UsageRecorded, reservations_named, youngest_event
 from shared.gathering import Pace
 from shared.postgres import Connection
 from shared.recorded import Recorded, decode, late_seconds, report_orphans
@@ -65,7 +65,7 @@ class ApplyRecorded:
             metrics.count_outcomes(applied=len(new), duplicates=duplicates, orphaned=orphaned)
             metrics.count_reservations(settled=reservations, passed_over=len(named) - reservations)
             if settled.status_changed or keys_changed:
-                self.wake_publisher(metrics.youngest_event(new))
+                self.wake_publisher(youngest_event(delta for message in new for delta in message.deltas))
             self.committed(new, folded, settled, len(locked))
 
         return committed

@@ -8,7 +8,7 @@ from datetime import datetime
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.aggregator.aggregation import Folded
-from shared.contracts import UsageRecorded
+from shared.contracts import UsageRecorded, youngest_event
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3_600)
 
@@ -99,14 +99,8 @@ def count_slice(applied: Sequence[UsageRecorded], folded: Folded, now: datetime)
         SUMMARY_ROWS.labels(period).inc(rows)
     for message in applied:
         RECORDED_FRESHNESS.observe(_age(now, message.recorded_at))
-        if (youngest := youngest_event([message])) is not None:
+        if (youngest := youngest_event(message.deltas)) is not None:
             EVENT_FRESHNESS.observe(_age(now, youngest))
-
-
-def youngest_event(messages: Iterable[UsageRecorded]) -> datetime | None:
-    """Return the time of the youngest event behind messages."""
-    times = (d.last_event_at for message in messages for d in message.deltas if d.last_event_at is not None)
-    return max(times, default=None)
 
 
 def observe_status_freshness(event_times: Iterable[datetime], now: datetime) -> None:

@@ -51,14 +51,14 @@ def announce_recorded(
     `own` is what its own rows add up to, without those of its corrections.
     """
     replaced, reversed_ = (corrections.replaced, corrections.reversed) if corrections else ((), ())
-    if isinstance(own, EncodedSums) and not replaced and not reversed_ and own.delta_count:
+    if isinstance(own, EncodedSums) and not replaced and not reversed_ and own.events:
         announced = _recorded(batch_id, origin, recorded_at, own)
         if len(announced.value or b"") <= MESSAGE_BYTES:
             return [announced]
     deltas, providers = corrected(own.decoded(), replaced, reversed_)
     if not deltas:
         return []
-    parts = _parts(len(deltas) + len(providers))
+    parts = 1 + (len(deltas) + len(providers)) * ENTRY_BYTES // MESSAGE_BYTES
     if parts > 1:
         deltas.sort(key=lambda delta: delta.subscription_id.bytes)
     while True:
@@ -81,11 +81,6 @@ def announce_recorded(
         if max(map(len, values)) <= MESSAGE_BYTES or parts >= len(deltas) + len(providers):
             return [Message(topic=USAGE_RECORDED, partition=origin.partition, value=value) for value in values]
         parts *= 2
-
-
-def _parts(entries: int) -> int:
-    """Guess how many messages are needed."""
-    return 1 + entries * ENTRY_BYTES // MESSAGE_BYTES
 
 
 def _recorded(batch_id: UUID, origin: Origin, recorded_at: datetime, sums: EncodedSums) -> Message:

@@ -7,7 +7,7 @@ looked at in Python. Which sweep a worker has changes nothing but its speed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -78,8 +78,8 @@ class CompiledRecent:
         return key in self.window
 
     @property
-    def generations(self) -> tuple[Container[bytes], ...]:
-        return (self.window,)
+    def generations(self) -> tuple[Container[bytes], Container[bytes]]:
+        return self.window, ()  # one asks for both
 
     def remember(self, keys: Iterable[bytes]) -> None:
         self.window.remember(keys)
@@ -101,14 +101,10 @@ class CompiledSweeper:
 
         earliest, latest = map(_microseconds, sweep.window)
         found = self.sweeper.sweep(
-            records, batch_id.bytes, generation, earliest, latest, keys, self.window, _as_set(sweep.known), other
+            records, batch_id.bytes, generation, earliest, latest, keys, self.window, sweep.known, other
         )
         packed = _packed(found)
         return Swept(joined(packed, pack(others, batch_id, generation)) if others else packed, keys, rest)
-
-
-def _as_set(known: Collection[bytes]) -> set[bytes]:
-    return known if isinstance(known, set) else set(known)
 
 
 def _microseconds(at: datetime) -> int:
@@ -121,6 +117,5 @@ def _instant(microseconds: int) -> datetime:
 
 def _packed(found: Any) -> Packed:
     youngest = None if found.last is None else _instant(found.last)
-    (deltas, delta_count), (providers, provider_count) = found.uses, found.providers
-    sums = EncodedSums(deltas, delta_count, providers, provider_count, found.events, youngest)
+    sums = EncodedSums(found.uses, found.providers, found.events, youngest)
     return Packed(found.rows, found.identities, set(map(_instant, found.minutes)), lambda: sums)

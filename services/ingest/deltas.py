@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from services.ingest.rows import UsageRow
-from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageDelta
+from shared.contracts import LATENCY_BUCKET_COUNT, LATENCY_BUCKETS_MS, ProviderDelta, UsageDelta, youngest_event
 from shared.period import HOUR
 
 RATE_LIMITED = 429
@@ -35,25 +35,24 @@ class Sums(NamedTuple):
     @property
     def youngest(self) -> datetime | None:
         """When the last of the events was."""
-        return max((delta.last_event_at for delta in self.deltas if delta.last_event_at), default=None)
+        return youngest_event(self.deltas)
 
     def decoded(self) -> Sums:
+        """Return them as they are."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedSums:
-    """The same as JSON: objects with commas between them, and how many they are."""
+    """The same as JSON: objects with commas between them."""
 
     deltas_json: bytes
-    delta_count: int
     providers_json: bytes
-    provider_count: int
     events: int
     youngest: datetime | None
 
     def decoded(self) -> Sums:
-        """Return them as they are where something is to be added, or taken apart."""
+        """Return them as objects, where something is to be added or taken apart."""
         return Sums(_decode_deltas(b"[%b]" % self.deltas_json), _decode_providers(b"[%b]" % self.providers_json))
 
 

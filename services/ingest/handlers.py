@@ -6,7 +6,7 @@ position's row). What is returned runs after COMMIT.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -113,7 +113,7 @@ class IngestBatch:
         records: Sequence[Record],
         batch_id: UUID,
         now: datetime,
-        known: Collection[bytes],
+        known: Set[bytes],
         generation: int,
     ) -> Swept:
         """Go over a batch, passing over the ids that are `known` to be stored.

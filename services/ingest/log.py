@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -50,7 +50,7 @@ class UsageLog:
         self._months: set[datetime] = set()
 
     async def sweep_in(
-        self, connection: Connection, sweep: Callable[[Collection[bytes], int], Awaitable[Swept]]
+        self, connection: Connection, sweep: Callable[[Set[bytes], int], Awaitable[Swept]]
     ) -> tuple[Swept | None, Guard]:
         """Store what one pass over a batch packs: all of it by one COPY, or none. None if it has to go in event by event.
 

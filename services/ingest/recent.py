@@ -19,7 +19,7 @@ class Recent(Protocol):
     def __contains__(self, key: object, /) -> bool: ...
 
     @property
-    def generations(self) -> tuple[Container[bytes], ...]:
+    def generations(self) -> tuple[Container[bytes], Container[bytes]]:
         """The ids, as they are now: to ask for many, without a call for each."""
 
     def remember(self, keys: Iterable[bytes]) -> None:

@@ -7,7 +7,7 @@ an id that nothing speaks against. The rest is handed on, to be stored with care
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -63,15 +63,15 @@ class Sweep:
     limits: Limits
     window: tuple[datetime, datetime]
     owner_of: Callable[[UsageEvent], Owner | None]
-    recent: tuple[Container[bytes], ...] = ()
-    known: Collection[bytes] = ()
+    recent: tuple[Container[bytes], Container[bytes]] = ((), ())
+    known: Set[bytes] = frozenset()
 
     def plain(
         self, records: Iterable[Record], keys: Keys | set[bytes], rest: Decoded
     ) -> Iterator[tuple[Record, bytes, UsageEvent, Owner]]:
         """Go over records, and hand on those that can be packed, one at a time. Their ids join `keys`, the others `rest`."""
         (earliest, latest), limits, owner_of = self.window, self.limits, self.owner_of
-        young, old, known = (*(*self.recent, (), ())[:2], self.known)
+        (young, old), known = self.recent, self.known
         for record in records:
             found = accept(record.value, record.headers, limits, earliest, latest)
             if not isinstance(found, UsageEvent) or (owner := owner_of(found)) is None:

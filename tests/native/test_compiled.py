@@ -90,7 +90,7 @@ def assert_same(sent: Sequence[tuple[bytes | None, Headers]], recent_ids: set[by
     sweeper, recent, sweep = both()
     recent.remember(recent_ids)
 
-    plain = sweep_plainly(replace(sweep, recent=(recent_ids,), known=known), records, BATCH, 7)
+    plain = sweep_plainly(replace(sweep, recent=(recent_ids, ()), known=known), records, BATCH, 7)
     compiled = sweeper(replace(sweep, recent=recent.generations, known=known), records, BATCH, 7)
 
     assert told(compiled) == told(plain)
@@ -384,7 +384,7 @@ def test_an_owner_is_asked_for_once() -> None:
 
     sweeper = tallystick_native.Sweeper(ask, 1_000, 1_000, 10, (50,), 10)
     window = tallystick_native.Window(10)
-    sweep = Sweep(Limits(), Limits().window(NOW), knows.known, (window,))
+    sweep = Sweep(Limits(), Limits().window(NOW), knows.known, (window, ()))
     for number in range(3):
         CompiledSweeper(tallystick_native, sweeper, window)(sweep, [record(structured(id=str(number)))], BATCH, 1)
 

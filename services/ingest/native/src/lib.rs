@@ -2,7 +2,7 @@
 //!
 //! What is not ordinary is handed back, one record at a time and in its place, and goes the way that is written in Python:
 //! corrections, what is refused, unknown owners, suspected duplicates, and whatever JSON, time or metadata might be read or written in
-//! more than one way. So this may be narrow, but never differ: `tests/unit/ingest/test_compiled.py` holds it to that.
+//! more than one way. So this may be narrow, but never differ: `tests/native/test_compiled.py` holds it to that.
 
 mod event;
 mod instant;
@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use event::Event;
 use names::Names;
 use rows::{Key, IDENTITY_BYTES};
-use sums::{Counting, Sums, Told};
+use sums::{Counting, Sums};
 use window::{Keys, Window};
 
 /// What a record may be: `services.ingest.acceptance.Limits`.
@@ -52,9 +52,9 @@ struct Packed {
     rows: Py<PyBytes>,
     identities: Py<PyBytes>,
     minutes: Vec<i64>,
-    /// Objects of JSON, with commas between them, and how many: `UsageDelta`, `ProviderDelta`.
-    uses: (Py<PyBytes>, usize),
-    providers: (Py<PyBytes>, usize),
+    /// Objects of JSON, with commas between them: `UsageDelta`, `ProviderDelta`.
+    uses: Py<PyBytes>,
+    providers: Py<PyBytes>,
     events: u64,
     last: Option<i64>,
 }
@@ -138,8 +138,8 @@ impl Sweeper {
             rows: PyBytes::new(py, &packed).unbind(),
             identities: PyBytes::new(py, &rows::identity_rows(identities, generation)).unbind(),
             minutes: sums.minutes(),
-            uses: told(py, sums.uses(&self.names)),
-            providers: told(py, sums.providers(&self.names)),
+            uses: PyBytes::new(py, sums.uses(&self.names).as_bytes()).unbind(),
+            providers: PyBytes::new(py, sums.providers(&self.names).as_bytes()).unbind(),
             events: sums.events,
             last: sums.last(),
         })
@@ -157,7 +157,7 @@ impl Sweeper {
             return Ok(None);
         };
         let data = &event.data;
-        let Some(at) = rows::time_of(&event) else { return Ok(None) };
+        let Some(at) = instant::microseconds(event.time) else { return Ok(None) };
         let named = |text: &event::Text| text.as_deref().is_some_and(|text| !text.is_empty());
         let short = data.metadata.as_ref().is_none_or(|metadata| {
             metadata.keys <= self.limits.metadata_keys && value.len() <= self.limits.metadata_bytes
@@ -185,10 +185,6 @@ impl Sweeper {
         let key = rows::event_key(&event.source, &event.id);
         Ok(Some(Ready { event, key, at, owner, reservation }))
     }
-}
-
-fn told(py: Python, objects: Told) -> (Py<PyBytes>, usize) {
-    (PyBytes::new(py, objects.json.as_bytes()).unbind(), objects.count)
 }
 
 /// Tell whether an event's attributes may be in the headers of its record.

@@ -38,7 +38,7 @@ impl<'de> Visitor<'de> for MetadataVisitor {
                 Scalar::Bool(false) => json.push_str("false"),
                 Scalar::Unsigned(number) => write!(json, "{number}").map_err(A::Error::custom)?,
                 Scalar::Signed(number) => write!(json, "{number}").map_err(A::Error::custom)?,
-                Scalar::Float(number) => write!(json, "{number:?}").map_err(A::Error::custom)?,
+                Scalar::Float(text) => json.push_str(&text),
                 Scalar::Text(text) => quoted(&mut json, text),
             }
         }
@@ -65,7 +65,7 @@ enum Scalar<'a> {
     Bool(bool),
     Unsigned(u64),
     Signed(i64),
-    Float(f64),
+    Float(String),
     Text(&'a str),
 }
 
@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         let text = format!("{found:?}");
         let digits = text.trim_start_matches(['-', '0', '.']).bytes().filter(u8::is_ascii_digit).count();
         if ((1e-4..1e15).contains(&found.abs()) && digits <= 15) || found.to_bits() == 0 {
-            return Ok(Scalar::Float(found));
+            return Ok(Scalar::Float(text));
         }
         Err(E::custom("written in several ways"))
     }

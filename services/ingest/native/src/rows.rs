@@ -1,7 +1,6 @@
 //! Rows as COPY takes them, in its binary format. The order of the columns is that of services/ingest/packing.py.
 
 use crate::event::{Data, Event};
-use crate::instant;
 use sha1::{Digest, Sha1};
 
 pub const BEGIN: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -139,9 +138,4 @@ pub fn id_of(text: &str) -> Option<Key> {
 pub fn spelled(key: &Key) -> String {
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
-}
-
-/// The time of an event in microseconds since 2000, if it is written the usual way.
-pub fn time_of(event: &Event) -> Option<i64> {
-    instant::microseconds(event.time)
 }

@@ -83,12 +83,6 @@ pub struct Sums {
     pub events: u64,
 }
 
-/// Objects of JSON with commas between them, and how many they are.
-pub struct Told {
-    pub json: String,
-    pub count: usize,
-}
-
 impl Sums {
     pub fn new(counting: Counting) -> Self {
         let (uses, by_name, seen, by_provider) = (Vec::new(), HashMap::new(), Vec::new(), HashMap::new());
@@ -202,7 +196,7 @@ impl Sums {
     }
 
     /// Return the uses, as `UsageDelta`.
-    pub fn uses(&self, names: &Names) -> Told {
+    pub fn uses(&self, names: &Names) -> String {
         let mut json = String::with_capacity(self.uses.len() * 420);
         for found in &self.uses {
             begin(&mut json);
@@ -234,15 +228,14 @@ impl Sums {
             }
             json.push('}');
         }
-        Told { json, count: self.uses.len() }
+        json
     }
 
     /// Return what was seen of providers that have a name, as `ProviderDelta`.
-    pub fn providers(&self, names: &Names) -> Told {
-        let (mut json, mut count) = (String::new(), 0);
+    pub fn providers(&self, names: &Names) -> String {
+        let mut json = String::new();
         for seen in &self.seen {
             let Some(provider) = names.provider_json(seen.provider) else { continue };
-            count += 1;
             begin(&mut json);
             json.push_str(provider);
             put(&mut json, "minute", format_args!("\"{}\"", instant::written(seen.minute)));
@@ -260,7 +253,7 @@ impl Sums {
             put(&mut json, "trailing_failures", trailing);
             json.push('}');
         }
-        Told { json, count }
+        json
     }
 }
 
