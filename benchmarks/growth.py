@@ -171,7 +171,7 @@ QUESTIONS: dict[str, Ask] = {
     "analytics of 30 days by feature": lambda usage, now: usage.fetch(
         "analytics_by_rating", _days_ago(now), now, "feature"
     ),
-    "newest 50 events": lambda usage, _: usage.fetch("events", *[None] * 9, PAGE),
+    "newest 50 events": lambda usage, _: usage.newest([None] * 5, None, None, [None, None], PAGE),
     "quotas": _standing,
     "an hour explained": _explained,
     "a day by app, from events": lambda usage, now: _series_of_log(usage, day_start(now), now, "app"),

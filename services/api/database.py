@@ -19,8 +19,9 @@ from shared.sql import Queries
 _SQL = Queries.load("services.api")
 
 Role = Literal[
-    "tallystick_api", "tallystick_billing", "tallystick_ingest", "tallystick_aggregator", "tallystick_operator"
-]
+    "tallystick_api", "tallystick_billing", "tallystick_ingest", "tallystick_aggregator", "tallystick_operator", "tallystick_tenant",
+    "tallystick_readonly",
+]  # fmt: skip
 
 TENANT: Final = "tallystick_tenant"
 READER: Final = "tallystick_readonly"
@@ -39,10 +40,9 @@ class Database:
     @asynccontextmanager
     async def reading(self, principal: Principal) -> AsyncIterator[Connection]:
         """A snapshot of what `principal` may see: its own, by row-level security; everything but secrets for who reads all."""
-        role = READER if principal.reads_all else TENANT
         async with transaction(self.pool, isolation="repeatable_read", readonly=True) as connection:
             milliseconds = str(int(self.seconds * 1000))
-            await connection.execute(_SQL["read_as"], role, str(principal.user_id), milliseconds)
+            await connection.execute(_SQL["read_as"], _role_of(principal), str(principal.user_id), milliseconds)
             yield connection
 
     async def see_all(self, connection: Connection) -> None:
@@ -51,6 +51,16 @@ class Database:
         Only after `principal` was seen to own what it asks about, in the same transaction.
         """
         await connection.execute(_SQL["see_all"], READER)
+
+    @asynccontextmanager
+    async def seeing_order(self, connection: Connection, principal: Principal) -> AsyncIterator[None]:
+        """Let a snapshot see for a while what the reading role sees, in an order that an index gives where there is one.
+
+        For what tells nothing of rows that are not the principal's: its rows themselves are read afterwards, with its own rights.
+        """
+        await connection.execute(_SQL["see_in_order"], READER, "off")
+        yield
+        await connection.execute(_SQL["see_in_order"], _role_of(principal), "on")
 
     @asynccontextmanager
     async def writing(
@@ -71,3 +81,8 @@ class Database:
         """A transaction of an operator: for what administrators do, and finance and gateways do to credits."""
         async with self.writing(principal, role=OPERATOR, why=why) as connection:
             yield connection
+
+
+def _role_of(principal: Principal) -> Role:
+    """Return the role that somebody reads with."""
+    return READER if principal.reads_all else TENANT

@@ -10,6 +10,10 @@ SELECT set_config('role', $1, true), set_config('app.current_user_id', $2, true)
 -- The rest of this transaction has the rights of role $1.
 SELECT set_config('role', $1, true);
 
+-- name: see_in_order
+-- The rest of this transaction has the rights of role $1, and the planner sorts ('on') or does not where an index gives the order ($2).
+SELECT set_config('role', $1, true), set_config('enable_sort', $2, true);
+
 -- name: write_as
 -- The rest of this transaction has the rights of role $1; the audit trail names who acts ($2), why ($3), and as which user ($4), from which
 -- address ($5) by what program ($6), and in which request ($7).

@@ -138,23 +138,40 @@ FROM worth
 GROUP BY name, currency
 ORDER BY 3 DESC, 1, 2;
 
--- name: events
--- Events, the newest first: of models $2, provider $3, key $4, app $5, failed or not ($6), of [$7, $8), after ($9, $10), at most $11. The newest of each
--- subscription are read through its index, and then the newest of all.
-SELECT e.*
-FROM unnest($1::uuid[]) AS wanted (id)
-CROSS JOIN LATERAL (
-    SELECT l.id, l.created_at, l.ingested_at, l.subscription_id, l.api_key_id, l.source, l.request_id, l.model_id, l.tool_name, l.provider,
-           l.request_tokens, l.response_tokens, l.cached_tokens, l.total_tokens, l.tokens_returned, l.latency_ms, l.status_code,
-           l.error_message, l.power_level, l.byok, l.feature_type, l.library_id, l.app_id, l.session_id, l.end_user, l.quantity, l.corrects
-    FROM {usage_logs} l
-    WHERE l.subscription_id = wanted.id
-      AND ($2::text IS NULL OR l.model_id = $2) AND ($3::text IS NULL OR l.provider = $3) AND ($4::uuid IS NULL OR l.api_key_id = $4)
-      AND ($5::text IS NULL OR l.app_id = $5) AND ($6::boolean IS NULL OR (l.status_code >= 400) = $6)
-      AND l.created_at >= coalesce($7::timestamptz, '-infinity') AND l.created_at < coalesce($8::timestamptz, 'infinity')
-      AND ($9::timestamptz IS NULL OR (l.created_at, l.id) < ($9, $10::uuid))
-    ORDER BY l.created_at DESC, l.id DESC
+-- name: newest
+-- When the oldest event of a page of the newest was; the page's parameters are those of `events`. The newest of each subscription are read
+-- through its index, and then the newest of all. To be asked of the table and without sorting: a view with a security barrier has no order
+-- that an index gave it, and the planner, which knows how many events a subscription has on average, sorts all of a busy one.
+SELECT min(found.created_at)
+FROM (
+    SELECT e.created_at
+    FROM unnest($1::uuid[]) AS wanted (id)
+    CROSS JOIN LATERAL (
+        SELECT l.created_at, l.id
+        FROM usage_logs l
+        WHERE l.subscription_id = wanted.id
+          AND ($2::text IS NULL OR l.model_id = $2) AND ($3::text IS NULL OR l.provider = $3) AND ($4::uuid IS NULL OR l.api_key_id = $4)
+          AND ($5::text IS NULL OR l.app_id = $5) AND ($6::boolean IS NULL OR (l.status_code >= 400) = $6)
+          AND l.created_at >= coalesce($7::timestamptz, '-infinity') AND l.created_at < coalesce($8::timestamptz, 'infinity')
+          AND ($9::timestamptz IS NULL OR (l.created_at, l.id) < ($9, $10::uuid))
+        ORDER BY l.created_at DESC, l.id DESC
+        LIMIT $11
+    ) e
+    ORDER BY e.created_at DESC, e.id DESC
     LIMIT $11
-) e
-ORDER BY e.created_at DESC, e.id DESC
+) found;
+
+-- name: events
+-- Events, the newest first: of models $2, provider $3, key $4, app $5, failed or not ($6), of [$7, $8), after ($9, $10), at most $11. The range should
+-- hold little more than that: `newest` says where it begins.
+SELECT l.id, l.created_at, l.ingested_at, l.subscription_id, l.api_key_id, l.source, l.request_id, l.model_id, l.tool_name, l.provider,
+       l.request_tokens, l.response_tokens, l.cached_tokens, l.total_tokens, l.tokens_returned, l.latency_ms, l.status_code,
+       l.error_message, l.power_level, l.byok, l.feature_type, l.library_id, l.app_id, l.session_id, l.end_user, l.quantity, l.corrects
+FROM {usage_logs} l
+WHERE l.subscription_id = ANY($1::uuid[])
+  AND ($2::text IS NULL OR l.model_id = $2) AND ($3::text IS NULL OR l.provider = $3) AND ($4::uuid IS NULL OR l.api_key_id = $4)
+  AND ($5::text IS NULL OR l.app_id = $5) AND ($6::boolean IS NULL OR (l.status_code >= 400) = $6)
+  AND l.created_at >= $7::timestamptz AND l.created_at < coalesce($8::timestamptz, 'infinity')
+  AND ($9::timestamptz IS NULL OR (l.created_at, l.id) < ($9, $10::uuid))
+ORDER BY l.created_at DESC, l.id DESC
 LIMIT $11;

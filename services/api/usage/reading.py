@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -27,6 +28,8 @@ UTC_NAME: Final = "UTC"
 class Usage:
     """A snapshot of usage. `subscriptions` are those that are meant, None: all of them."""
 
+    database: Database
+    principal: Principal
     connection: Connection
     sql: Queries
     subscriptions: Sequence[UUID] | None
@@ -34,6 +37,16 @@ class Usage:
     async def fetch(self, query: str, *arguments: Any) -> list[Any]:
         """Run a query whose first parameter are the subscriptions."""
         return await self.connection.fetch(self.sql[query], self.subscriptions, *arguments)  # type: ignore[no-any-return]
+
+    async def newest(
+        self, wanted: Sequence[Any], start: datetime | None, end: datetime | None, after: Sequence[Any], limit: int
+    ) -> list[Any]:
+        """Return at most so many of the newest events of a range that are `wanted`, after the key of another; as the queries have it."""
+        async with self.database.seeing_order(self.connection, self.principal):
+            oldest = await self.connection.fetchval(
+                self.sql["newest"], self.subscriptions, *wanted, start, end, *after, limit
+            )
+        return [] if oldest is None else await self.fetch("events", *wanted, oldest, end, *after, limit)
 
     async def in_the_log(self, period: Period) -> None:
         """Make sure that a range is in the log. Raises `Problem` that names months that are archived."""
@@ -63,9 +76,9 @@ async def usage_of(
     sql = _OF_ALL if principal.reads_all else _OF_TENANT
     async with database.reading(principal) as connection:
         if user_id is None and subscription_id is None:
-            yield Usage(connection, sql, None)
+            yield Usage(database, principal, connection, sql, None)
             return
         rows = await connection.fetch(sql["subscriptions"], user_id, subscription_id)
         if subscription_id is not None and not rows:
             raise Problem(NOT_FOUND, f"there is no subscription {subscription_id}")
-        yield Usage(connection, sql, [row["id"] for row in rows])
+        yield Usage(database, principal, connection, sql, [row["id"] for row in rows])

@@ -158,9 +158,8 @@ async def list_usage_events(
         if usage.subscriptions is None:
             raise invalid("query.user_id", "say whose events, by user_id or subscription_id")
         failed = None if outcome is None else outcome == "error"
-        rows = await usage.fetch(
-            "events", model, provider, api_key_id, app_id, failed, start, end, *after, paging.limit + 1
-        )
+        wanted = (model, provider, api_key_id, app_id, failed)
+        rows = await usage.newest(wanted, start, end, after, paging.limit + 1)
     shown, cursor = page(rows, paging, asked, lambda row: (row["created_at"], row["id"]))
     return Listing(items=[Event(**row) for row in shown], next_cursor=cursor)
 

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.postgres import Pool
+from services.api.database import Database
+from services.api.usage.reading import usage_of
+from shared.postgres import Pool, create_pool
 from tests.integration.api.conftest import NOW
 from tests.integration.api.facts import Customer, Facts
 from tests.integration.api.reading.usage_facts import event, use
@@ -86,6 +88,32 @@ async def test_filters(client: httpx.AsyncClient, facts: Facts, database_pool: P
     assert await found(**{"from": NOW.isoformat()}) == {"plain", "failed"}
     assert await found(to=NOW.isoformat()) == {"old"}
     assert await found(subscription_id=ada.subscription_id) == {"plain", "failed", "old"}
+
+
+async def test_a_page_reads_no_more_of_a_busy_subscription_than_it_shows(
+    facts: Facts, database: str, database_pool: Pool
+) -> None:
+    ada, many, limit = await facts.customer(), 5_000, 51
+    await use(database_pool, ada.subscription_id, event(NOW, request_id="r-0"))
+    await database_pool.execute(
+        """INSERT INTO usage_logs (created_at, id, subscription_id, batch_id, model_id, source, request_id)
+           SELECT created_at - n * interval '1 second', md5(n::text)::uuid, subscription_id, batch_id, model_id, source, 'r-' || n
+           FROM usage_logs, generate_series(1, $1) n WHERE subscription_id = $2""",
+        many,
+        ada.subscription_id,
+    )
+    await database_pool.execute("ANALYZE usage_logs")
+    pool = await create_pool(database, application_name="tests", role="tallystick_api")
+    try:
+        async with usage_of(Database(pool), ada.principal, ada.user_id) as usage:
+            found = await usage.newest([None] * 5, None, None, [None, None], limit)
+            read = await usage.connection.fetchval(
+                "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_all_tables WHERE relname LIKE 'usage_logs_%'"
+            )
+    finally:
+        await pool.close()
+    assert [row["request_id"] for row in found] == [f"r-{n}" for n in range(limit)]
+    assert limit <= read < 5 * limit
 
 
 async def test_only_ones_own(client: httpx.AsyncClient, facts: Facts, database_pool: Pool) -> None:
