@@ -21,9 +21,9 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
+import aiokafka.consumer.fetcher
 import asyncpg
-from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka import TopicPartition
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from benchmarks.hardware import cpu_seconds, machine
@@ -32,7 +32,8 @@ from deploy.local.stack import running_stack
 from services.ingest.acceptance import Limits, accept
 from services.ingest.announcement import announce_recorded
 from services.ingest.attribution import Attributor, Owner
-from services.ingest.compiled import Compiled, make_sweeper
+from services.ingest.compiled import Compiled, load, make_sweeper
+from services.ingest.compiled_reading import CompiledReader
 from services.ingest.decoding import decode_structured
 from services.ingest.deltas import aggregate
 from services.ingest.identities import copy_packed
@@ -41,7 +42,7 @@ from services.ingest.packing import IDENTITY_COLUMNS, Candidate, pack
 from services.ingest.rows import COLUMNS, UsageRow, usage_row
 from services.ingest.sweeping import Sweep, Sweeper, sweep_plainly
 from shared.contracts import Origin, UsageEvent
-from shared.fetching import TolerantRecords
+from shared.fetching import BatchReader, TolerantRecords, read_batches_with
 from shared.ids import event_key, uuid7
 
 BATCH = 5_000
@@ -82,18 +83,17 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
     rows = rows_of(candidates, batch_id)
     sums = pack(candidates[:BATCH], batch_id, 1).sums()
     fetched = encoded(values)
-    records = [ConsumerRecord("", 0, n, 0, 0, b"", value, None, 0, len(value), ()) for n, value in enumerate(values)]
     known = {c.event.subject: c.owner for c in candidates}
     sweep = Sweep(limits, window, lambda event: known[event.subject])
     sweepers: dict[str, Sweeper] = {"in Python": sweep_plainly}
+    readers: dict[str, BatchReader | None] = {"in Python": None}
     with suppress(ImportError):
+        readers["compiled"] = CompiledReader(load(Compiled.REQUIRED))
         attributor = Attributor()
         attributor.remember({(subject, None, None): owner for subject, owner in known.items()})
-        sweepers["compiled"] = make_sweeper(Compiled.REQUIRED, limits, attributor.known_as, BATCH)[0]
+        sweepers["compiled"] = make_sweeper(load(Compiled.REQUIRED), limits, attributor.known_as, BATCH)[0]
     return {
-        "fetch (aiokafka's records)": lambda: list(
-            PartitionRecords(TopicPartition("usage.events", 0), TolerantRecords(fetched), [], 0, None, None, True, 1)
-        ),
+        **{f"fetch ({how})": partial(read, fetched, reader) for how, reader in readers.items()},
         "decode (msgspec)": lambda: [decode_structured(value) for value in values],
         "accept, with decode": lambda: [accept(value, (), limits, *window) for value in values],
         "identity (UUIDv5)": lambda: [event_key(c.event.source, c.event.id) for c in candidates],
@@ -101,7 +101,7 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
         "pack, with sums": in_batches(lambda some: pack(some, batch_id, 1).sums(), candidates),
         **{
             f"sweep {how}: accept, identity, owner, pack, sums": in_batches(
-                partial(swept, sweeper, sweep, batch_id), records
+                partial(swept, sweeper, sweep, batch_id), read(fetched, readers[how])
             )
             for how, sweeper in sweepers.items()
         },
@@ -109,6 +109,13 @@ def python_stages(values: list[bytes], candidates: list[Candidate]) -> dict[str,
         "plain: row": lambda: rows_of(candidates, batch_id),
         "plain: aggregate": in_batches(aggregate, rows),
     }
+
+
+def read(fetched: bytes, reader: BatchReader | None) -> list[Any]:
+    """Make records of what was fetched, as a consumer does."""
+    read_batches_with(reader)
+    walk = aiokafka.consumer.fetcher.PartitionRecords
+    return list(iter(walk(TopicPartition("usage.events", 0), TolerantRecords(fetched), [], 0, None, None, True, 1)))
 
 
 def swept(sweeper: Sweeper, sweep: Sweep, batch_id: uuid.UUID, records: list[Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from services.ingest.attribution import Attributor
-from services.ingest.compiled import make_sweeper
+from services.ingest.compiled import load, make_sweeper
+from services.ingest.compiled_reading import CompiledReader
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
 from services.ingest.log import UsageLog
@@ -16,6 +17,7 @@ from services.ingest.settings import Settings
 from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED
+from shared.fetching import read_batches_with
 from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
 from shared.metrics import ConsumerMetrics
 from shared.outbox import Outbox
@@ -30,8 +32,9 @@ AHEAD_SECONDS = 3600.0
 def build(settings: Settings, pool: Pool) -> Worker:
     """Wire an ingest worker."""
     broker = make_broker(settings, client_id=f"{GROUP}-{settings.instance}")
-    limits, attributor = settings.limits(), Attributor()
-    sweeper, recent = make_sweeper(settings.ingest_compiled, limits, attributor.known_as, settings.ingest_recent_events)
+    limits, attributor, native = settings.limits(), Attributor(), load(settings.ingest_compiled)
+    read_batches_with(CompiledReader(native) if native else None)
+    sweeper, recent = make_sweeper(native, limits, attributor.known_as, settings.ingest_recent_events)
     outbox = Outbox("ingest_outbox")
     publishing = Publishing(pool, outbox, OutboxProducer(broker))
     ingest = IngestBatch(

@@ -38,22 +38,24 @@ class Compiled(StrEnum):
     OFF = "off"
 
 
-def make_sweeper(
-    wanted: Compiled, limits: Limits, owner_of: Callable[[Name], Owner | None], generation: int
-) -> tuple[Sweeper, Recent]:
-    """Return what goes over batches, and the window of recent events that goes with it. `owner_of` answers for those whom it remembers.
+def load(wanted: Compiled) -> Any:
+    """Return the extension, None where it is not installed or not wanted. Raises `ImportError` if it is required and not installed."""
+    if wanted is Compiled.OFF:
+        return None
+    try:
+        return importlib.import_module(MODULE)
+    except ModuleNotFoundError as missing:
+        if wanted is Compiled.REQUIRED:
+            raise ImportError(
+                "the compiled sweep is required but not installed: 'make native', or TALLYSTICK_INGEST_COMPILED=auto"
+            ) from missing
+        return None
 
-    Raises `ImportError` if the compiled sweep is required and not installed.
-    """
-    native = None
-    if wanted is not Compiled.OFF:
-        try:
-            native = importlib.import_module(MODULE)
-        except ModuleNotFoundError as missing:
-            if wanted is Compiled.REQUIRED:
-                raise ImportError(
-                    "the compiled sweep is required but not installed: 'make native', or TALLYSTICK_INGEST_COMPILED=auto"
-                ) from missing
+
+def make_sweeper(
+    native: Any, limits: Limits, owner_of: Callable[[Name], Owner | None], generation: int
+) -> tuple[Sweeper, Recent]:
+    """Return what goes over batches, and the window of recent events that goes with it. `owner_of` answers for those whom it remembers."""
     if native is None:
         return sweep_plainly, RecentEvents(generation)
     recent = CompiledRecent(native.Window(generation))

@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord
 
 from services.ingest.acceptance import Limits
 from services.ingest.attribution import Attributor
-from services.ingest.compiled import Compiled, make_sweeper
+from services.ingest.compiled import Compiled, load, make_sweeper
 from services.ingest.handlers import IngestBatch
 from services.ingest.held import HeldEvents
 from services.ingest.log import UsageLog
@@ -51,7 +51,7 @@ class Ingest:
     def restart(self) -> None:
         """Forget what only memory knows."""
         outbox, attributor = Outbox("ingest_outbox"), Attributor()
-        sweeper, recent = make_sweeper(self.compiled, self.limits, attributor.known_as, self.remembered)
+        sweeper, recent = make_sweeper(load(self.compiled), self.limits, attributor.known_as, self.remembered)
         self.publishing = Publishing(self.pool, outbox, self._produce)
         self.positions = Positions("ingest_positions", cluster="main")
         self.batch = IngestBatch(

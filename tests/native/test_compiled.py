@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from services.ingest.acceptance import Limits, accept
 from services.ingest.attribution import Attributor, Name, Owner
-from services.ingest.compiled import Compiled, CompiledRecent, CompiledSweeper, make_sweeper
+from services.ingest.compiled import Compiled, CompiledRecent, CompiledSweeper, load, make_sweeper
 from services.ingest.deltas import MOST_RESERVATIONS
 from services.ingest.packing import COLUMNS, IDENTITY_COLUMNS
 from services.ingest.sweeping import Sweep, Sweeper, Swept, sweep_plainly
@@ -48,7 +48,7 @@ def attributor() -> Attributor:
 def both(limits: Limits = LIMITS) -> tuple[Sweeper, CompiledRecent, Sweep]:
     """Return a compiled sweeper with its window, and how the batches of these tests are gone over."""
     knows = attributor()
-    sweeper, recent = make_sweeper(Compiled.REQUIRED, limits, knows.known_as, 50)
+    sweeper, recent = make_sweeper(load(Compiled.REQUIRED), limits, knows.known_as, 50)
     assert isinstance(recent, CompiledRecent)
     return sweeper, recent, Sweep(limits, limits.window(NOW), knows.known)
 
@@ -238,7 +238,7 @@ def test_both_read_any_time_alike(noise: str, at: datetime, cut: int) -> None:
     text = at.isoformat()
     limits = replace(LIMITS, late=timedelta(days=700_000), ahead=timedelta(days=2_000_000))
     knows = attributor()
-    sweeper, _ = make_sweeper(Compiled.REQUIRED, limits, knows.known_as, 50)
+    sweeper, _ = make_sweeper(load(Compiled.REQUIRED), limits, knows.known_as, 50)
     sweep = Sweep(limits, (NOW - timedelta(days=700_000), NOW + timedelta(days=2_000_000)), knows.known)
     sent = [record(structured(id=str(n), time=one), offset=n) for n, one in enumerate((noise, text, text[:cut] + noise + text[cut:]))]  # fmt: skip
 
@@ -347,7 +347,7 @@ class Counted:
 @pytest.mark.parametrize("event", ORDINARY)
 def test_what_is_ordinary_is_not_handed_back(event: dict[str, Any]) -> None:
     knows, asked = attributor(), Counted()
-    sweeper, recent = make_sweeper(Compiled.REQUIRED, Limits(), knows.known_as, 50)
+    sweeper, recent = make_sweeper(load(Compiled.REQUIRED), Limits(), knows.known_as, 50)
     sweep = Sweep(Limits(), Limits().window(NOW), asked, recent.generations)
 
     swept = sweeper(sweep, [record(structured(**event), headers=(("traceparent", b"00"),))], BATCH, 1)

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from services.ingest.acceptance import Limits
 from services.ingest.attribution import Owner
-from services.ingest.compiled import make_sweeper
+from services.ingest.compiled import load, make_sweeper
 from services.ingest.handlers import IngestBatch
 from services.ingest.log import UsageLog
 from shared.consumer import ExactlyOnceConsumer
@@ -97,7 +97,7 @@ class Worker:
         world = self.world
         pool: Any = FakePool(world.database, self)
         attributor: Any = _Attributor()
-        sweeper, recent = make_sweeper(COMPILED, Limits(), attributor.known_as, 4)
+        sweeper, recent = make_sweeper(load(COMPILED), Limits(), attributor.known_as, 4)
         self.kafka = FakeConsumer(self, world.gates, world.logs)
         self.ingest = IngestBatch(
             cluster="main",

@@ -8,6 +8,7 @@ mod event;
 mod instant;
 mod metadata;
 mod names;
+mod records;
 mod rows;
 mod sums;
 mod window;
@@ -18,6 +19,7 @@ use std::collections::HashSet;
 
 use event::Event;
 use names::Names;
+use records::Record;
 use rows::{Key, IDENTITY_BYTES};
 use sums::{Counting, Sums};
 use window::{Keys, Window};
@@ -103,10 +105,20 @@ impl Sweeper {
         packed.extend_from_slice(rows::BEGIN);
         for record in records.try_iter()? {
             let record = record?;
-            let value = record.getattr("value")?;
-            let bytes = match value.cast::<PyBytes>() {
-                Ok(bytes) if !has_attributes(&record)? => bytes.as_bytes(),
-                _ => &[],
+            let value;
+            let bytes: &[u8] = if let Ok(record) = record.cast::<Record>() {
+                let record = record.get();
+                if record.has_attributes(py)? {
+                    &[]
+                } else {
+                    record.bytes(py)
+                }
+            } else {
+                value = record.getattr("value")?;
+                match value.cast::<PyBytes>() {
+                    Ok(bytes) if !has_attributes(&record)? => bytes.as_bytes(),
+                    _ => &[],
+                }
             };
             let found = self.ready(py, bytes, earliest, latest)?.filter(|one| {
                 let suspected = keys.borrow().ids.contains(&one.key) || window.borrow().has(&one.key);
@@ -207,5 +219,8 @@ fn tallystick_native(module: &Bound<PyModule>) -> PyResult<()> {
     module.add_class::<Sweeper>()?;
     module.add_class::<Packed>()?;
     module.add_class::<Window>()?;
-    module.add_class::<Keys>()
+    module.add_class::<Keys>()?;
+    module.add_class::<Record>()?;
+    module.add_function(wrap_pyfunction!(records::records, module)?)?;
+    module.add_function(wrap_pyfunction!(records::checksum, module)?)
 }
