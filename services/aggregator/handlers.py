@@ -14,6 +14,7 @@ from time import perf_counter
 from services.aggregator import metrics, store
 from services.aggregator.aggregation import Folded, check, fold
 from services.aggregator.counters import Counters, Settled
+from services.aggregator.totals import totals
 from shared.clock import Clock
 from shared.consumer import AfterCommit, Slice
 from shared.contracts import UsageRecorded, reservations_named, youngest_event
@@ -46,6 +47,7 @@ class ApplyRecorded:
         folded = fold(new)
 
         locked = await store.lock_subscriptions(connection, folded.usage)
+        await store.add_totals(connection, batch.position.partition, totals(folded.summaries))
         await store.add_summaries(connection, folded.summaries)
         settled = await self.counters.settle(connection, locked, folded.usage, now)
         reservations = await store.settle_reservations(connection, named := reservations_named(new), now)

@@ -1,7 +1,7 @@
 -- The SQL of the aggregator, in the order of a slice's story: what is new, whom it concerns, what it adds;
 -- then publication, and the work of the timers.
 --
--- Locks are always taken in this order: position, inbox, subscriptions by id, summaries by key, what reservations hold by subscription. Two aggregators that share
+-- Locks are always taken in this order: position, inbox, subscriptions by id, totals by key, summaries by key, what reservations hold by subscription. Two aggregators that share
 -- subscriptions, during a rebalance or because two source partitions name the same one, so wait for each other and never deadlock.
 
 -- name: act_as_aggregator
@@ -36,6 +36,30 @@ FROM subscriptions
 WHERE id = ANY($1::uuid[])
 ORDER BY id
 FOR NO KEY UPDATE;
+
+-- name: add_totals
+-- Adds what one partition ($1) adds over all subscriptions, in the order of keys, the histograms one behind the other in $13; comes before its
+-- summaries, and says to their trigger that this is done. Nobody waits here: a partition's rows are written by whoever holds its position, and
+-- in a rebalance the next one waits for that. Two clusters that have a partition of the number lock in the order of keys.
+WITH said AS (SELECT set_config('tallystick.totals', 'added', true))
+INSERT INTO usage_totals AS t (
+    period_type, period_start, model_id, tool_name, partition, request_count, error_count,
+    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+SELECT a.period_type, a.period_start, a.model_id, a.tool_name, $1::int, a.request_count, a.error_count,
+       a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, ($13::bigint[])[12 * a.row - 11 : 12 * a.row]
+FROM said, unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+                  $10::bigint[], $11::bigint[], $12::bigint[]) WITH ORDINALITY
+    AS a (period_type, period_start, model_id, tool_name, request_count, error_count,
+          request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, row)
+ON CONFLICT (period_type, period_start, model_id, tool_name, partition) DO UPDATE SET
+    request_count = t.request_count + excluded.request_count,
+    error_count = t.error_count + excluded.error_count,
+    request_tokens = t.request_tokens + excluded.request_tokens,
+    response_tokens = t.response_tokens + excluded.response_tokens,
+    cached_tokens = t.cached_tokens + excluded.cached_tokens,
+    latency_sum_ms = t.latency_sum_ms + excluded.latency_sum_ms,
+    latency_count = t.latency_count + excluded.latency_count,
+    latency_histogram = add_histograms(t.latency_histogram, excluded.latency_histogram);
 
 -- name: add_summaries
 -- Adds figures, which usage that is taken back makes negative, to hour ($4), day ($5) and month rows ($6), each where it is not NULL: mostly

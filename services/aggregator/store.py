@@ -12,6 +12,7 @@ from services.aggregator.aggregation import Summary, full
 from services.aggregator.health import Observation, ProviderHealth
 from services.aggregator.keys import KeyDay
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
+from services.aggregator.totals import Total
 from shared.contracts import ProviderDelta, UsageRecorded
 from shared.ids import uuid7
 from shared.postgres import Connection
@@ -51,6 +52,20 @@ async def lock_subscriptions(connection: Connection, ids: Collection[UUID]) -> l
 async def lock_due_subscriptions(connection: Connection, now: datetime, limit: int) -> list[Subscription]:
     """Take subscriptions whose quota period is over and that nobody else holds."""
     return [Subscription(*row) for row in await connection.fetch(SQL["lock_due_subscriptions"], now, limit)]
+
+
+async def add_totals(connection: Connection, partition: int, totals: Sequence[Total]) -> None:
+    """Add what one partition adds over all subscriptions, in the order in which it comes; before its summaries."""
+    if not totals:
+        return
+    types, starts, models, tools, sums = zip(*totals, strict=True)
+    await connection.execute(
+        SQL["add_totals"], partition, types, starts, models, tools,
+        [s.requests for s in sums], [s.errors for s in sums],
+        [s.request_tokens for s in sums], [s.response_tokens for s in sums], [s.cached_tokens for s in sums],
+        [s.latency_sum_ms for s in sums], [s.latency_count for s in sums],
+        list(chain.from_iterable(full(s.latency_histogram) for s in sums)),
+    )  # fmt: skip
 
 
 async def add_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:

@@ -108,6 +108,10 @@ CORRUPTIONS = {
         "DELETE FROM usage_summaries WHERE period_type = 'month' AND model_id = ''",
         {"hours = months: requests"},
     ),
+    "what everybody used drifted": (
+        "UPDATE usage_totals SET error_count = error_count + 1 WHERE period_type = 'hour'",
+        {"summaries = totals: errors"},
+    ),
     "a quota counter drifted": (
         "UPDATE subscriptions SET used_tokens = used_tokens + 1",
         {"hours = counters: tokens"},

@@ -108,6 +108,11 @@ async def test_books_that_differ_are_seen_and_computed_anew(
     await read(BOOKS, "rebuild")
     assert await desk.differing() == []
     await read(BOOKS, "reconcile")
+    await desk.pool.execute("UPDATE usage_totals SET request_count = request_count + 1 WHERE period_type = 'month'")
+    assert await desk.differing() == ["summaries = totals: requests"]
+    async with desk.pool.acquire() as connection:
+        await psql(connection, code(BOOKS, "sql"))
+    assert await desk.differing() == []
     await read(BOOKS, "announce")
     assert "done" in await read(BOOKS, "jobs run")
 

@@ -56,6 +56,7 @@ ELSEWHERE = {
     "test_billing_provenance_of_corrections.py": "rated_usage_sources",
     "test_partitions.py": "attach_usage_partition",
     "test_api_key_days.py": "announce_key_limit",
+    "test_usage_totals.py": "usage_totals_statement keep_usage_totals repair_usage_totals",
     "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_plans.py": "keep_subscription_terms subscription_phase",
     "test_subscriptions.py": "audit_subscription_change save_subscription",

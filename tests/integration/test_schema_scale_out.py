@@ -9,7 +9,8 @@ from shared.postgres import Connection
 DISTRIBUTED = list(READY)
 WRITTEN_BY_COPY = ["usage_logs", "rated_usage"]
 DROPPED_BY_SCALING_OUT = {
-    ("rated_usage", name) for name in ("protect_rated_usage", "keep_rated_usage", "keep_all_rated_usage")
+    *(("rated_usage", name) for name in ("protect_rated_usage", "keep_rated_usage", "keep_all_rated_usage")),
+    *(("usage_summaries", f"total_{what}_summaries") for what in ("new", "changed", "deleted", "truncated")),
 }
 """A net below the code; nothing depends on it."""
 

@@ -258,6 +258,10 @@ ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO
     cached_tokens = excluded.cached_tokens, latency_sum_ms = excluded.latency_sum_ms,
     latency_count = excluded.latency_count, latency_histogram = excluded.latency_histogram, updated_at = now();
 
+-- name: repair_totals
+-- Makes what everybody used the sum of the summaries, whatever the trigger of these has done.
+SELECT repair_usage_totals();
+
 -- name: replace_key_days
 -- Makes days of API keys of locked subscriptions ($1), from $2 up to $3 but for months $4, what the log gives: those that it does not
 -- have become zeros. Gateways hear of a key of today by its subscription's status.

@@ -139,9 +139,10 @@ async def replace_key_days(connection: Connection, selected: Selection) -> None:
 
 
 async def replace_summaries(connection: Connection) -> int:
-    """Make the rows that differ what the shadow says; return how many there were."""
+    """Make the rows that differ what the shadow says, and the totals their sum; return how many there were."""
     await connection.execute(_SQL["delete_unfounded"])
     await connection.execute(_SQL["replace_summaries"])
+    await connection.execute(_SQL["repair_totals"])
     return sum(count for _, count in await count_differences(connection))
 
 

@@ -187,6 +187,37 @@ SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
 FROM sides GROUP BY measure, position ORDER BY position;
 
+-- name: summaries_equal_totals
+-- What everybody used is the sum of the summaries over all subscriptions, by hour, day and month, model and tool. Each length by itself: what
+-- is added to the totals of hours is not what is added to those of days, and nothing else compares them.
+WITH summed AS (
+    SELECT period_type, period_start, model_id, tool_name, sum(request_count) AS requests, sum(error_count) AS errors,
+           sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens,
+           sum(latency_sum_ms) AS latency_sum_ms, sum(latency_count) AS latencies
+    FROM usage_summaries GROUP BY 1, 2, 3, 4
+), totals AS (
+    SELECT period_type, period_start, model_id, tool_name, sum(request_count) AS requests, sum(error_count) AS errors,
+           sum(request_tokens) AS request_tokens, sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens,
+           sum(latency_sum_ms) AS latency_sum_ms, sum(latency_count) AS latencies
+    FROM usage_totals GROUP BY 1, 2, 3, 4
+), sides AS (
+    SELECT CASE WHEN v.left_value <> v.right_value THEN
+               format('%s %s, %s%s', period_type, to_char(period_start, 'YYYY-MM-DD HH24'), model_id, tool_name)
+           END AS key, v.*
+    FROM summed s FULL JOIN totals t USING (period_type, period_start, model_id, tool_name)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'requests', coalesce(s.requests, 0), coalesce(t.requests, 0)),
+        (2, 'errors', coalesce(s.errors, 0), coalesce(t.errors, 0)),
+        (3, 'request tokens', coalesce(s.request_tokens, 0), coalesce(t.request_tokens, 0)),
+        (4, 'response tokens', coalesce(s.response_tokens, 0), coalesce(t.response_tokens, 0)),
+        (5, 'cached tokens', coalesce(s.cached_tokens, 0), coalesce(t.cached_tokens, 0)),
+        (6, 'latency ms', coalesce(s.latency_sum_ms, 0), coalesce(t.latency_sum_ms, 0)),
+        (7, 'latencies', coalesce(s.latencies, 0), coalesce(t.latencies, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
 -- name: hours_equal_counters
 -- What a quota is judged by is what was used in its period, [quota_period_start, reset_at).
 WITH used AS (

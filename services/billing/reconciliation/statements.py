@@ -114,6 +114,13 @@ STATEMENTS: Final = (
         ("month",),
     ),
     Statement(
+        "summaries = totals",
+        "What everybody used is the sum of the summaries of all subscriptions, by hour, day and month, model and tool.",
+        "summaries",
+        "totals",
+        "summaries_equal_totals",
+    ),
+    Statement(
         "hours = counters",
         "What each quota is judged by is what was used in its period.",
         "hour summaries in the quota period",
