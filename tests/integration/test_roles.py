@@ -64,6 +64,8 @@ READ = (
     ("invoices", "queries.sql"),
 )
 """What the API reads as a tenant, or as the reading role."""
+OF_WHO_READS_ALL = ("series_of_everybody", "newest")
+"""What no tenant asks, or what the API asks with the reading role for a tenant."""
 OF_THE_API = (
     ("services.accounts.api_keys", "queries.sql"),
     ("services.accounts.sessions", "queries.sql"),
@@ -106,7 +108,8 @@ def queries_of(role: str) -> Iterator[tuple[str, str]]:
         sets.append(("positions", Queries.load("shared", "positions.sql", table=f"{service}_positions")))
     for package, queries in sets:
         for name, sql in queries.items():
-            ours = name in OF_THE_WORKER.get(package, (name,)) and name not in ADMINISTRATION
+            others = (*ADMINISTRATION, *OF_WHO_READS_ALL) if role == TENANT else ADMINISTRATION
+            ours = name in OF_THE_WORKER.get(package, (name,)) and name not in others
             if ours and _PLANNED.search(sql) and not _TEMPLATE.search(sql):
                 yield f"{package}.{name}", sql
 

@@ -40,6 +40,34 @@ GROUP BY u.bucket, u.name
 HAVING sum(sign * u.requests) <> 0 OR sum(sign * (u.request_tokens + u.response_tokens)) <> 0
 ORDER BY u.bucket, u.name;
 
+-- name: series_of_everybody
+-- The same of all subscriptions, by bucket and by model ($7; NULL: by bucket alone), from what everybody used; its parameters are those of `series`
+-- without the subscriptions.
+SELECT u.bucket, u.name, sum(sign * u.requests)::bigint AS request_count, sum(sign * u.errors)::bigint AS error_count,
+       sum(sign * u.request_tokens)::bigint AS request_tokens, sum(sign * u.response_tokens)::bigint AS response_tokens,
+       sum(sign * u.cached_tokens)::bigint AS cached_tokens, sum(sign * u.latency_sum_ms)::bigint AS latency_sum_ms,
+       sum(sign * u.latency_count)::bigint AS latency_count,
+       ARRAY[sum(sign * h1), sum(sign * h2), sum(sign * h3), sum(sign * h4), sum(sign * h5), sum(sign * h6), sum(sign * h7), sum(sign * h8),
+             sum(sign * h9), sum(sign * h10), sum(sign * h11), sum(sign * h12)]::bigint[] AS histogram
+FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::bigint[], $5::integer[]) AS run (period_type, starts, ends, sign, bucket)
+CROSS JOIN LATERAL (
+    SELECT coalesce(run.bucket, width_bucket(s.period_start, $6::timestamptz[]) - 1) AS bucket,
+           CASE $7::text WHEN 'model' THEN CASE WHEN s.model_id <> '' THEN s.model_id ELSE 'tool:' || s.tool_name END END AS name,
+           sum(s.request_count) AS requests, sum(s.error_count) AS errors, sum(s.request_tokens) AS request_tokens,
+           sum(s.response_tokens) AS response_tokens, sum(s.cached_tokens) AS cached_tokens, sum(s.latency_sum_ms) AS latency_sum_ms,
+           sum(s.latency_count) AS latency_count,
+           sum(s.latency_histogram[1]) AS h1, sum(s.latency_histogram[2]) AS h2, sum(s.latency_histogram[3]) AS h3,
+           sum(s.latency_histogram[4]) AS h4, sum(s.latency_histogram[5]) AS h5, sum(s.latency_histogram[6]) AS h6,
+           sum(s.latency_histogram[7]) AS h7, sum(s.latency_histogram[8]) AS h8, sum(s.latency_histogram[9]) AS h9,
+           sum(s.latency_histogram[10]) AS h10, sum(s.latency_histogram[11]) AS h11, sum(s.latency_histogram[12]) AS h12
+    FROM usage_totals s
+    WHERE s.period_type = run.period_type AND s.period_start >= run.starts AND s.period_start < run.ends
+    GROUP BY 1, 2
+) u
+GROUP BY u.bucket, u.name
+HAVING sum(sign * u.requests) <> 0 OR sum(sign * (u.request_tokens + u.response_tokens)) <> 0
+ORDER BY u.bucket, u.name;
+
 -- name: series_of_log
 -- The same by what summaries do not keep ($5), from the log: events of [$2, $3), buckets that begin at $4; $6 are the bounds of the histogram.
 SELECT width_bucket(date_trunc('hour', l.created_at, 'UTC'), $4::timestamptz[]) - 1 AS bucket,

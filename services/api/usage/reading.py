@@ -22,6 +22,7 @@ TABLES: Final = ("usage_logs", "rated_usage")
 _OF_ALL: Final = Queries.load("services.api.usage", **{table: table for table in TABLES})
 _OF_TENANT: Final = Queries.load("services.api.usage", **{table: f"tenant_{table}" for table in TABLES})
 UTC_NAME: Final = "UTC"
+BY_SUBSCRIPTION: Final = "subscription"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class Usage:
     subscriptions: Sequence[UUID] | None
 
     async def fetch(self, query: str, *arguments: Any) -> list[Any]:
-        """Run a query whose first parameter are the subscriptions."""
+        """Run a query whose first parameter are the subscriptions. A series of all of them that does not name them is read from totals."""
+        if query == "series" and self.subscriptions is None and arguments[-1] != BY_SUBSCRIPTION:
+            return await self.connection.fetch(self.sql["series_of_everybody"], *arguments)  # type: ignore[no-any-return]
         return await self.connection.fetch(self.sql[query], self.subscriptions, *arguments)  # type: ignore[no-any-return]
 
     async def newest(
