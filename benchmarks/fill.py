@@ -18,6 +18,7 @@ from uuid import UUID
 
 import asyncpg
 
+from benchmarks.traffic import PARTITIONS
 from shared.ids import uuid7
 from shared.period import HOUR, hour_start, month_start, next_month
 
@@ -48,6 +49,18 @@ _HOURS = """INSERT INTO usage_summaries (subscription_id, period_type, period_st
                    sum(latency_ms), count(*), ARRAY[0, 0, 0, 0, 0, count(*), 0, 0, 0, 0, 0, 0]
             FROM {month} WHERE created_at >= $1 AND created_at < $2 GROUP BY 1, 2, 3, 4
             ON CONFLICT DO NOTHING"""
+# As aggregators would have added it: a subscription's usage comes through one partition.
+_TOTALS = """INSERT INTO usage_totals AS t (period_type, period_start, model_id, tool_name, partition, request_count, error_count, request_tokens,
+                 response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+             SELECT kind, date_trunc(kind, period_start, 'UTC'), model_id, '', abs(hashtext(subscription_id::text)) % $3, sum(request_count), 0,
+                    sum(request_tokens), sum(response_tokens), 0, sum(latency_sum_ms), sum(latency_count),
+                    ARRAY[0, 0, 0, 0, 0, sum(latency_count), 0, 0, 0, 0, 0, 0]
+             FROM usage_summaries, unnest(ARRAY['hour', 'day', 'month']) kind
+             WHERE period_type = 'hour' AND period_start >= $1 AND period_start < $2 GROUP BY 1, 2, 3, 5
+             ON CONFLICT (period_type, period_start, model_id, tool_name, partition) DO UPDATE SET
+                 request_count = t.request_count + excluded.request_count, request_tokens = t.request_tokens + excluded.request_tokens,
+                 response_tokens = t.response_tokens + excluded.response_tokens, latency_sum_ms = t.latency_sum_ms + excluded.latency_sum_ms,
+                 latency_count = t.latency_count + excluded.latency_count, latency_histogram = add_histograms(t.latency_histogram, excluded.latency_histogram)"""
 _RATED = """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens, response_tokens,
                 price_id, multiplier, currency, amount)
             SELECT u.subscription_id, u.period_start, u.model_id, $3, s.user_id, s.billing_mode, u.request_count, u.request_tokens, u.response_tokens,
@@ -81,7 +94,7 @@ class Filled:
     @classmethod
     async def begin(cls, url: str, owners: Sequence[str], directory: Path, say: Callable[[str], None], now: datetime) -> Filled:  # fmt: skip
         """Connect, and leave room for generations before the one that is open."""
-        settings = {"maintenance_work_mem": "1GB", "TimeZone": "UTC"}
+        settings = {"maintenance_work_mem": "1GB", "TimeZone": "UTC", "tallystick.totals": "added"}
         connections = [await asyncpg.connect(url, server_settings=settings) for _ in range(SIDE_BY_SIDE)]
         connection = connections[0]
         await connection.execute("DROP TABLE usage_ids_1; DELETE FROM usage_id_generations")
@@ -111,7 +124,9 @@ class Filled:
             for month in months:
                 await month.close(self.connection)
         await self.connection.execute("SELECT refresh_usage_summary()")
-        await self.connection.execute("VACUUM (ANALYZE) usage_logs, usage_ids, usage_summaries, rated_usage")
+        await self.connection.execute(
+            "VACUUM (ANALYZE) usage_logs, usage_ids, usage_summaries, usage_totals, rated_usage"
+        )
         await self.connection.execute("CHECKPOINT")
 
     async def _stretch(self, count: int) -> None:
@@ -124,6 +139,7 @@ class Filled:
         await self._identify(start, end)
         await self.connection.execute(_LONGER, "day", start, end)
         await self.connection.execute(_LONGER, "month", start, end)
+        await self.connection.execute(_TOTALS, start, end, PARTITIONS)
         await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 50)")
         self.oldest, self.rows = start, self.rows + count
         self.say(f"filled {self.rows:,} rows")

@@ -46,13 +46,18 @@ async def test_rows_have_identities_in_generations_and_are_summed_up(
     assert [tuple(one) for one in generations] == [(OPEN_GENERATION, 1_500), (OPEN_GENERATION - 1, 1_500), (OPEN_GENERATION - 2, 1_000)]  # fmt: skip
     used = await database_pool.fetchrow("SELECT count(*), sum(request_tokens), sum(response_tokens) FROM usage_logs")
     for table in (
-        *(f"usage_summaries WHERE period_type = '{period}'" for period in ("hour", "day", "month")),
+        *(
+            f"{kept} WHERE period_type = '{period}'"
+            for kept in ("usage_summaries", "usage_totals")
+            for period in ("hour", "day", "month")
+        ),
         "(SELECT requests AS request_count, request_tokens, response_tokens FROM rated_usage) r",
     ):
         summed = await database_pool.fetchrow(
             f"SELECT sum(request_count), sum(request_tokens), sum(response_tokens) FROM {table}"  # noqa: S608
         )
         assert tuple(summed) == tuple(used), table
+    assert await database_pool.fetchval("SELECT repair_usage_totals()") == 0, "totals are the sums, by period and model"
 
 
 @pytest.mark.asyncio
