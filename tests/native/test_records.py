@@ -16,6 +16,7 @@ from services.ingest.compiled import Compiled, load
 from services.ingest.compiled_reading import CompiledReader
 from shared import fetching
 from shared.fetching import TolerantRecords, read_batches_with
+from tests.integration.test_cost_of_a_batch import counting_calls
 from tests.kafka_records import add_record, batch_builder, batch_of_records
 
 TP = TopicPartition("usage.events", 3)
@@ -121,3 +122,18 @@ def test_an_older_format_is_not_read() -> None:
     older = bytearray(batch_of_records([[]]))
     older[16] = 1
     assert READER.records(bytes(older), 0, len(older), TP) is None
+
+
+@pytest.mark.parametrize(("reader", "most"), [(READER, 3.1), (None, None)])
+def test_a_record_takes_hardly_a_call(reader: CompiledReader | None, most: float | None) -> None:
+    """Counted and not timed; aiokafka's own way is what a reader that refuses everything comes to."""
+    many = 1_000
+    fetched = batch_of([(b"key", b"value", [])] * many, 0, 0, None)
+    read_batches_with(reader)
+    walk = aiokafka.consumer.fetcher.PartitionRecords(
+        TP, TolerantRecords(fetched), [], 0, None, None, True, READ_COMMITTED
+    )
+    with counting_calls() as calls:
+        found = [record for record in walk]  # noqa: C416 – list() would ask for a length first
+    assert len(found) == many
+    assert calls[0] / many <= most if most else calls[0] / many > 4
