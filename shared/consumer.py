@@ -33,7 +33,7 @@ from shared.advice import Advice
 from shared.backoff import backoff
 from shared.errors import BrokenInvariant
 from shared.fetching import watch_fetches
-from shared.gathering import Gathered, Pace
+from shared.gathering import ALL_GATHERED_BYTES, GATHERED_BYTES, Gathered, Pace
 from shared.lag import Lag
 from shared.membership import Membership
 from shared.metrics import ConsumerMetrics
@@ -84,6 +84,8 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     membership: Membership | None = None
     pace: Pace = field(default_factory=Pace)
     """How long after a partition's last slice began its next one does: what comes meanwhile is applied together. See shared/gathering.py."""
+    gathered_bytes: int = GATHERED_BYTES
+    """So many of a partition wait, at most, but for what one fetch adds to them."""
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _joined: bool = False
     _subscriber: Any = None
@@ -170,7 +172,11 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
             position = await self.positions.read(connection, tp.topic, tp.partition)
             if position is None:
                 position = await self.positions.create(connection, tp.topic, tp.partition, beginning)
-        check_position(position, beginning, end)
+        try:
+            check_position(position, beginning, end)
+        except BrokenInvariant:
+            position = await self._position_at_rest(tp) or position
+            check_position(position, beginning, end)
         if self._partitions.get(tp) is not state:
             return  # revoked while we asked
         self._consumer.seek(tp, position.next_offset)
@@ -180,6 +186,11 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._consumer.resume(tp)
         self._count()
         log.info("partition_synced", topic=tp.topic, partition=tp.partition, position=position.next_offset, end=end)
+
+    async def _position_at_rest(self, tp: TopicPartition) -> Position | None:
+        """Return where a partition is once nobody moves it: the worker before may have a slice in flight, of records that are deleted since."""
+        async with transaction(self.pool) as connection:
+            return await self.positions.lock(connection, tp.topic, tp.partition)
 
     def _fetch_failed(self, error: Exception) -> None:
         """A fetch that failed may have taken records out of the buffer that nobody will see: seek them again, everywhere.
@@ -218,19 +229,24 @@ class ExactlyOnceConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         newest = records[-1].timestamp  # milliseconds; None of the oldest format, which says nothing
         pace = self.pace.after(tp.partition, 0.0 if newest is None else time() - newest / 1000)
         waits = state.began + pace - asyncio.get_running_loop().time()
-        # Who gathers nothing waits here for a slice that is at work, and has no more than these in memory.
-        joins = self.pace.seconds > 0 and state.slice is not None and not state.slice.done()
-        if state.gathered is None and waits <= 0 and not joins:
+        at_work = state.slice is not None and not state.slice.done()
+        if state.gathered is None and waits <= 0 and not at_work:
             await self._begin(tp, state, seeks, records)
             return
         if state.gathered is None or state.gathered.seeks != seeks:
             if state.gathered is not None:  # they come again among these
                 state.gathered.drop()
-            state.gathered = Gathered(seeks)
+            state.gathered = Gathered(seeks, self.gathered_bytes)
             state.gathered.begin(max(0.0, waits), partial(self._begin_gathered, tp, state))
         elif waits <= 0:
             state.gathered.wait_no_longer()
-        await state.gathered.add(records)
+        state.gathered.add(records)
+        if state.gathered.full or self._waiting_bytes() >= ALL_GATHERED_BYTES:
+            state.gathered.wait_no_longer()
+            await state.gathered.started()
+
+    def _waiting_bytes(self) -> int:
+        return sum(state.gathered.bytes for state in self._partitions.values() if state.gathered)
 
     async def _begin_gathered(self, tp: TopicPartition, state: _Partition, gathered: Gathered) -> None:
         await self._begin(tp, state, gathered.seeks, gathered.records)

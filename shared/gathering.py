@@ -2,6 +2,8 @@
 
 A message of `usage.recorded` touches nearly as many rows as ten of them together: the same subscriptions use the same models. So a
 partition whose last slice began a moment ago lets records gather. The first one after a pause waits for nothing.
+
+What comes while a partition's slice is at work gathers as well, so that it holds up nobody else's: other partitions find a lane meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 GATHERED_BYTES = 4 * 2**20
-"""Records of so many bytes wait no longer, and the next fetch waits for them: memory stays bounded."""
+"""Records of so many bytes of a partition wait no longer, and the next fetch waits for them: memory stays bounded."""
+ALL_GATHERED_BYTES = 16 * 2**20
+"""Once so many bytes of all partitions wait, the next fetch waits for those that came last."""
 LATE_SHARE = 1 / 3
 """Usage that was late already when it was recorded gathers for this share of how late it was: it is no third later for it."""
 MOST_TIMES = 4
@@ -49,8 +53,9 @@ class Gathered:
     """What waits, as it was handed over, all of it since the partition's seek number `seeks`."""
 
     seeks: int
+    most_bytes: int = GATHERED_BYTES
     records: list[Any] = field(default_factory=list)
-    _bytes: int = 0
+    bytes: int = 0
     _full: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
@@ -67,14 +72,18 @@ class Gathered:
         """Let what waits be started on at once."""
         self._full.set()
 
-    async def add(self, records: Iterable[Any]) -> None:
-        """Let records wait, too. Once these are many, return when they have been started on."""
+    @property
+    def full(self) -> bool:
+        """Whether no more records should join: it has been told to be started on."""
+        return self.bytes >= self.most_bytes
+
+    def add(self, records: Iterable[Any]) -> None:
+        """Let records wait, too; once these are many, for nothing but their turn."""
         for record in records:
             self.records.append(record)
-            self._bytes += len(record.value or b"")
-        if self._bytes >= GATHERED_BYTES:
-            self._full.set()
-            await self.started()
+            self.bytes += len(record.value or b"")
+        if self.full:
+            self.wait_no_longer()
 
     async def started(self) -> None:
         """Wait until what waits has been started on, or dropped."""

@@ -18,7 +18,7 @@ from shared.clock import SystemClock
 from shared.consumer import ExactlyOnceConsumer
 from shared.contracts import USAGE_DEAD_LETTER, USAGE_EVENTS, USAGE_RECORDED
 from shared.fetching import read_batches_with
-from shared.kafka import OutboxProducer, Subscription, make_broker, subscribe
+from shared.kafka import PARTITION_FETCH_BYTES, OutboxProducer, Subscription, make_broker, subscribe
 from shared.metrics import ConsumerMetrics
 from shared.outbox import Outbox
 from shared.positions import Positions
@@ -55,6 +55,7 @@ def build(settings: Settings, pool: Pool) -> Worker:
         apply=ingest,
         metrics=ConsumerMetrics(USAGE_EVENTS),
         lanes=settings.ingest_lanes,
+        gathered_bytes=PARTITION_FETCH_BYTES + 2**20,  # what one fetch has of a partition waits, and holds up no other
     )
     subscribe(broker, consumer, Subscription(USAGE_EVENTS, GROUP, settings.instance, settings.ingest_batch_records))
     return Worker(

@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from shared.consumer import AfterCommit, ExactlyOnceConsumer, Slice
-from shared.gathering import Pace
+from shared.gathering import GATHERED_BYTES, Pace
 from shared.metrics import ConsumerMetrics
 from shared.positions import Positions
 from shared.postgres import Connection, Pool
@@ -122,7 +122,13 @@ class Storing:
 
 
 def consumer_of(
-    pool: Pool, broker: FakeBroker, apply: Storing, *, lanes: int = 2, gather_seconds: float = 0.0
+    pool: Pool,
+    broker: FakeBroker,
+    apply: Storing,
+    *,
+    lanes: int = 2,
+    gather_seconds: float = 0.0,
+    gathered_bytes: int = GATHERED_BYTES,
 ) -> ExactlyOnceConsumer:
     """Return a consumer that was given its subscriber."""
     consumer = ExactlyOnceConsumer(
@@ -132,6 +138,7 @@ def consumer_of(
         metrics=ConsumerMetrics(TOPIC),
         lanes=lanes,
         pace=Pace(gather_seconds),
+        gathered_bytes=gathered_bytes,
     )
     consumer.bind(broker)
     return consumer

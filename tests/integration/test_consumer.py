@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from prometheus_client import REGISTRY
 
-import shared.gathering
+import shared.consumer
 from shared.consumer import ExactlyOnceConsumer
 from shared.errors import BrokenInvariant
 from shared.kafka import Subscription
@@ -465,6 +465,35 @@ async def test_the_successor_of_a_zombie_that_rolls_back_stores_all(pool: Pool) 
     assert await seen(pool) == [(0, offset) for offset in range(8)]
 
 
+async def test_what_a_zombie_has_in_flight_is_not_taken_for_lost_when_the_broker_deletes_it(pool: Pool) -> None:
+    zombie, brokers = Storing("zombie", may_commit=asyncio.Event()), (FakeBroker(), FakeBroker())
+    old, new = consumer_of(pool, brokers[0], zombie), consumer_of(pool, brokers[1], Storing("successor"))
+    await assign(old, brokers[0], ZERO)
+    await old.consume(records(range(5)))
+    await zombie.applying.wait()
+    brokers[1].beginning[ZERO] = 3
+    brokers[1].assigned.add(ZERO)
+    await new.on_partitions_assigned([ZERO])
+    async with asyncio.timeout(20):
+        while not await waits_for_lock(pool):  # noqa: ASYNC110 – nobody sets an event for it
+            await asyncio.sleep(0.01)
+    assert zombie.may_commit is not None
+    zombie.may_commit.set()
+    await old.settle()
+    await settled()
+
+    assert (new.not_ready, brokers[1].asked[-2:]) == (None, ["seek 0 to 5", "resume 0"])
+
+
+async def waits_for_lock(pool: Pool) -> bool:
+    """Tell whether a session of this database waits for another's lock."""
+    return bool(
+        await pool.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        )
+    )
+
+
 async def test_two_workers_that_start_a_partition_at_once_agree_on_its_start(pool: Pool) -> None:
     brokers = FakeBroker(beginning={ZERO: 4}), FakeBroker(beginning={ZERO: 4})
     consumers = [consumer_of(pool, broker, Storing()) for broker in brokers]
@@ -497,10 +526,9 @@ async def test_records_that_come_soon_after_a_slice_began_are_applied_together(p
     assert await seen(pool) == [(0, offset) for offset in range(4)]
 
 
-async def test_what_has_gathered_is_started_on_once_it_is_much(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared.gathering, "GATHERED_BYTES", 3)
+async def test_what_has_gathered_is_started_on_once_it_is_much(pool: Pool) -> None:
     broker, apply = FakeBroker(), Storing()
-    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG, gathered_bytes=3)
     await assign(consumer, broker, ZERO)
     for first in (0, 1, 3):
         await asyncio.wait_for(consumer.consume(records(range(first, 2 * first + 1 if first else 1))), 5)
@@ -524,9 +552,12 @@ async def test_records_that_have_waited_at_the_broker_wait_no_more(pool: Pool) -
     assert [[r.offset for r in one.records] for one in apply.slices] == [[0], [1, 2]]
 
 
-async def test_a_backlog_gathers_behind_a_slice_that_is_at_work_and_holds_no_other_partition_up(pool: Pool) -> None:
+@pytest.mark.parametrize("gather_seconds", [0.0, LONG])
+async def test_a_backlog_gathers_behind_a_slice_that_is_at_work_and_holds_no_other_partition_up(
+    pool: Pool, gather_seconds: float
+) -> None:
     broker, apply = FakeBroker(), Storing(may_commit=asyncio.Event())
-    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    consumer = consumer_of(pool, broker, apply, gather_seconds=gather_seconds)
     await assign(consumer, broker, ZERO, ONE)
     async with asyncio.timeout(5):
         await consumer.consume(records([0], age_seconds=3 * LONG))
@@ -543,12 +574,31 @@ async def test_a_backlog_gathers_behind_a_slice_that_is_at_work_and_holds_no_oth
     ]  # fmt: skip
 
 
-async def test_what_has_gathered_before_a_seek_is_dropped_and_comes_again(
+async def test_the_next_fetch_waits_once_much_waits_of_all_partitions(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.gathering, "GATHERED_BYTES", 3)
+    monkeypatch.setattr(shared.consumer, "ALL_GATHERED_BYTES", 4)
+    broker, apply = FakeBroker(), Storing(may_commit=asyncio.Event())
+    consumer = consumer_of(pool, broker, apply)
+    await assign(consumer, broker, ZERO, ONE)
+    async with asyncio.timeout(5):
+        await consumer.consume([*records([0]), *records([0], partition=1)])
+        await eventually(lambda: len(apply.slices) == 2)
+        await consumer.consume([*records([1]), *records([1, 2], partition=1)])
+        fourth = asyncio.create_task(consumer.consume(records([2])))
+        await asyncio.wait([fourth], timeout=0.1)
+        assert not fourth.done()
+        assert apply.may_commit is not None
+        apply.may_commit.set()
+        await fourth
+        await consumer.settle()
+
+    assert await seen(pool) == [(partition, offset) for partition in (0, 1) for offset in range(3)]
+
+
+async def test_what_has_gathered_before_a_seek_is_dropped_and_comes_again(pool: Pool) -> None:
     broker, apply = FakeBroker(), Storing()
-    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG)
+    consumer = consumer_of(pool, broker, apply, gather_seconds=LONG, gathered_bytes=3)
     await assign(consumer, broker, ZERO)
     await consumer.consume(records([0]))
     await consumer.settle()

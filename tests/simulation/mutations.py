@@ -177,6 +177,6 @@ MUTATIONS: Final[Mapping[Callable[[Patch], None], str]] = {
     what_retention_deleted_passes_for_a_gap: "account",
     a_fetch_that_failed_is_not_noticed: "account",
     a_topic_that_was_recreated_is_read_on: "rest",
-    a_zombie_and_its_successor_are_not_serialised: "rest",
+    a_zombie_and_its_successor_are_not_serialised: "account",
 }
-"""Each with the check that fails for it first. (Without the position's lock it is ingest itself that notices and halts, or the account.)"""
+"""Each with the check that fails for it first. (Without the lock of the position it is the account, or ingest itself that notices and halts.)"""
