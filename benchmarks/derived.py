@@ -28,7 +28,7 @@ from deploy.local.stack import Stack, running_stack
 
 SERVICES = ("aggregator", "billing")
 FORGET = {
-    "aggregator": "TRUNCATE aggregator_positions, aggregator_inbox, usage_summaries, provider_observations;"
+    "aggregator": "TRUNCATE aggregator_positions, aggregator_inbox, usage_summaries, usage_hours, provider_observations;"
     "UPDATE subscriptions SET used_requests = 0, used_tokens = 0",
     "billing": "TRUNCATE billing_positions, billing_inbox;"
     "SET session_replication_role = replica; TRUNCATE rated_usage; RESET session_replication_role",

@@ -1,7 +1,7 @@
 """Fills the log as an installation would have it after a while, but quickly: in SQL, hour by hour into the past.
 
 So many events an hour lie before the present hour, of 2,000 subscriptions of which few are busy; with their identities, in generations of ten
-million, and with their summaries and rated usage. Rows are lean: no texts but names, no metadata, half the bytes of those that are
+million, and with their summaries, hours of uses and rated usage. Rows are lean: no texts but names, no metadata, half the bytes of those that are
 measured. There are no batches, positions and invoices behind them: `reconcile` has nothing to say here.
 """
 
@@ -31,15 +31,15 @@ OWNERS = 2_000
 SIDE_BY_SIDE = 2
 """Connections that write rows at once."""
 BYTES_A_ROW = 440
-"""With all that a row brings with it: indexes, identity, summaries, rated usage."""
+"""With all that a row brings with it: indexes, identity, summaries, hours of uses, rated usage."""
 SPARE_BYTES = 6 * 2**30
 """For the WAL, what sorts for an index, and what is measured."""
 
 # Ids are hashes, and here of what costs little: gen_random_uuid() takes five times as long. Ranks are drawn as Zipf's law has them, by its integral: few subscriptions are busy, as in the traffic that is measured.
 _ROWS = """INSERT INTO {month} (created_at, id, subscription_id, batch_id, model_id, provider, request_tokens, response_tokens, latency_ms,
-               source, request_id)
+               app_id, source, request_id)
            SELECT $1::timestamptz + n * interval '1 hour' / $2::int, md5(n || $5::text)::uuid, ($3::uuid[])[rank], $4, 'model-' || (rank - 1 + (other < 0.2)::int) % 20,
-                  'openai', n % 8000, n % 2000, 900, '/gw', to_hex(n)
+                  'openai', n % 8000, n % 2000, 900, 'crm', '/gw', to_hex(n)
            FROM (SELECT n, random() AS other,
                         power(1 - (1 - power(cardinality($3::uuid[]), -0.2)) * random(), -5)::int AS rank
                  FROM generate_series(0, $2::int - 1) n OFFSET 0) drawn"""
@@ -61,6 +61,12 @@ _TOTALS = """INSERT INTO usage_totals AS t (period_type, period_start, model_id,
                  request_count = t.request_count + excluded.request_count, request_tokens = t.request_tokens + excluded.request_tokens,
                  response_tokens = t.response_tokens + excluded.response_tokens, latency_sum_ms = t.latency_sum_ms + excluded.latency_sum_ms,
                  latency_count = t.latency_count + excluded.latency_count, latency_histogram = add_histograms(t.latency_histogram, excluded.latency_histogram)"""
+_USES = """INSERT INTO usage_hours (subscription_id, hour, kind, byok, failed, model_id, tool_name, provider, feature_type, power_level, app_id,
+               request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+           SELECT subscription_id, period_start, usage_kind(model_id, '', 'openai', '', 'balanced', false, false, 'crm'), false, false, model_id, '',
+                  'openai', '', 'balanced', 'crm', request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count,
+                  latency_histogram
+           FROM usage_summaries WHERE period_type = 'hour' AND period_start >= $1 AND period_start < $2"""
 _RATED = """INSERT INTO rated_usage (subscription_id, hour, model_id, rating_run_id, user_id, billing_mode, requests, request_tokens, response_tokens,
                 price_id, multiplier, currency, amount)
             SELECT u.subscription_id, u.period_start, u.model_id, $3, s.user_id, s.billing_mode, u.request_count, u.request_tokens, u.response_tokens,
@@ -125,7 +131,7 @@ class Filled:
                 await month.close(self.connection)
         await self.connection.execute("SELECT refresh_usage_summary()")
         await self.connection.execute(
-            "VACUUM (ANALYZE) usage_logs, usage_ids, usage_summaries, usage_totals, rated_usage"
+            "VACUUM (ANALYZE) usage_logs, usage_ids, usage_summaries, usage_totals, usage_hours, rated_usage"
         )
         await self.connection.execute("CHECKPOINT")
 
@@ -134,13 +140,15 @@ class Filled:
         hours = [min(ROWS_AN_HOUR, count - first) for first in range(0, count, ROWS_AN_HOUR)][::-1]
         start, end = self.oldest - len(hours) * HOUR, self.oldest
         # Hours that are over are not added to any more, and take no room for that.
-        await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 90)")
+        for table in ("usage_summaries", "usage_hours"):
+            await self.connection.execute(f"ALTER TABLE {table} SET (fillfactor = 90)")
         await asyncio.gather(*(self._write(start, hours, which) for which in range(SIDE_BY_SIDE)))
         await self._identify(start, end)
         await self.connection.execute(_LONGER, "day", start, end)
         await self.connection.execute(_LONGER, "month", start, end)
         await self.connection.execute(_TOTALS, start, end, PARTITIONS)
-        await self.connection.execute("ALTER TABLE usage_summaries SET (fillfactor = 50)")
+        for table in ("usage_summaries", "usage_hours"):
+            await self.connection.execute(f"ALTER TABLE {table} SET (fillfactor = 50)")
         self.oldest, self.rows = start, self.rows + count
         self.say(f"filled {self.rows:,} rows")
 
@@ -155,6 +163,7 @@ class Filled:
             )
             await connection.execute("SELECT brin_summarize_new_values($1)", f"{names['month']}_filled")
             await connection.execute(_HOURS.format(**names), hour, hour + HOUR)
+            await connection.execute(_USES, hour, hour + HOUR)
             await connection.execute(_RATED, hour, hour + HOUR, uuid7())
 
     async def _identify(self, start: datetime, end: datetime) -> None:

@@ -25,7 +25,6 @@ from services.api.auth.principal import Principal
 from services.api.database import READER, Database
 from services.api.usage.buckets import Step, buckets, cover, whole_hours
 from services.api.usage.reading import Usage, usage_of
-from shared.contracts import LATENCY_BUCKETS_MS
 from shared.period import day_start, hour_start
 from shared.postgres import create_pool
 from shared.sql import Queries
@@ -133,10 +132,10 @@ async def _series(usage: Usage, start: datetime, now: datetime, step: Step, grou
     await usage.fetch("series", *map(list, zip(*cover([*begins, period.end]), strict=True)), begins, group)
 
 
-async def _series_of_log(usage: Usage, start: datetime, now: datetime, group: str) -> None:
+async def _series_of_hours(usage: Usage, start: datetime, now: datetime, group: str) -> None:
     period = whole_hours(start, now)
     begins = [bucket.period.start for bucket in buckets("day", period, ZoneInfo("UTC"))]
-    await usage.fetch("series_of_log", period.start, period.end, begins, group, LATENCY_BUCKETS_MS)
+    await usage.fetch("series_of_hours", period.start, period.end, begins, group)
 
 
 async def _by_model(usage: Usage, now: datetime) -> None:
@@ -174,7 +173,7 @@ QUESTIONS: dict[str, Ask] = {
     "newest 50 events": lambda usage, _: usage.newest([None] * 5, None, None, [None, None], PAGE),
     "quotas": _standing,
     "an hour explained": _explained,
-    "a day by app, from events": lambda usage, now: _series_of_log(usage, day_start(now), now, "app"),
-    "30 days by app, from events": lambda usage, now: _series_of_log(usage, _days_ago(now), now, "app"),
+    "a day by app": lambda usage, now: _series_of_hours(usage, day_start(now), now, "app"),
+    "30 days by app": lambda usage, now: _series_of_hours(usage, _days_ago(now), now, "app"),
     "30 days by day and model, of everybody": lambda usage, now: _series(usage, _days_ago(now), now, "day", "model"),
 }

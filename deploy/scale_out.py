@@ -20,7 +20,7 @@ _SQL: Final = Queries.load("deploy", "scale_out.sql")
 KEY: Final = "subscription_id"
 DISTRIBUTED: Final = ("usage_logs",)
 """What the command distributes, by the key."""
-READY: Final = ("usage_logs", "usage_summaries", "rated_usage")
+READY: Final = ("usage_logs", "usage_summaries", "usage_hours", "rated_usage")
 """What the schema allows to be distributed: every unique index has the key, no foreign key, no sequence."""
 VERSION: Final = "13.2"
 """Of Citus, with which `make test-scale-out` was run."""

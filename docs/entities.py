@@ -30,7 +30,7 @@ AREAS: Final[dict[str, list[str]]] = {
         """,
         "Usage": """
             usage_logs usage_ids usage_batches ingest_positions ingest_outbox quarantined_events
-            held_events usage_summaries usage_totals aggregator_positions aggregator_inbox aggregator_outbox
+            held_events usage_summaries usage_totals usage_hours usage_hours_kept aggregator_positions aggregator_inbox aggregator_outbox
             provider_observations provider_health
         """,
         "Rating and credits": """

@@ -138,7 +138,7 @@ class Origin(Struct, frozen=True):
 
 
 class UsageDelta(Struct, omit_defaults=True, gc=False):
-    """What one batch adds for one key: everything up to `hour` is the key, the rest are sums over its rows of the log.
+    """What one batch adds for one key: everything up to `app_id` is the key, the rest are sums over its rows of the log.
 
     Sums are signed: a row that takes an event back (`reversals` of them) subtracts what the event had added, so that
     `requests` are events less those taken back. `status_class` is 2 for status codes below 400, else the hundreds digit
@@ -156,6 +156,7 @@ class UsageDelta(Struct, omit_defaults=True, gc=False):
     power_level: str = "balanced"
     byok: bool = False
     status_class: int = 2
+    app_id: str = ""
     requests: int = 0
     errors: int = 0
     request_tokens: int = 0
@@ -195,7 +196,8 @@ class ProviderDelta(Struct, omit_defaults=True, gc=False):
 class UsageRecorded(Struct, frozen=True):
     """One committed batch of one source partition, pre-aggregated. `(batch_id, part)` is its identity.
 
-    `event_count` counts the rows of the log behind it, reversals as well.
+    `event_count` counts the rows of the log behind it, reversals as well. `by_app`: its deltas are told apart by app; those
+    of the version before were not.
     """
 
     batch_id: UUID
@@ -207,6 +209,7 @@ class UsageRecorded(Struct, frozen=True):
     deltas: list[UsageDelta]
     providers: list[ProviderDelta]
     version: int = 1
+    by_app: bool = False
 
 
 # --- subscription.status (→ gateways; compacted, keyed by subscription) ----------------------------------------------

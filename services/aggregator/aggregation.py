@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
 from itertools import chain, groupby
 from operator import add, itemgetter
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -19,7 +18,8 @@ from uuid import UUID
 from msgspec import Struct
 
 from services.aggregator.keys import KeyDay, days_of_keys, last_use_of_keys
-from shared.contracts import LATENCY_BUCKET_COUNT, ProviderDelta, UsageDelta, UsageRecorded
+from services.aggregator.uses import UseKey, by_use
+from shared.contracts import LATENCY_BUCKET_COUNT, ProviderDelta, UsageRecorded
 from shared.period import day_start, month_start
 
 PeriodType: TypeAlias = Literal["hour", "day", "month"]
@@ -48,8 +48,14 @@ class UsageSums(Protocol):
     def latency_histogram(self) -> list[int]: ...
 
 
-_SumsByHour: TypeAlias = dict[tuple[int, str, str, datetime], UsageSums]
-"""Figures by (subscription id as an integer, model, tool, hour)."""
+_HourKey: TypeAlias = tuple[int, str, str, datetime]
+"""Subscription id as an integer, model, tool, hour."""
+_SumsByHour: TypeAlias = dict[_HourKey, UsageSums]
+_Use: TypeAlias = tuple[UseKey, UsageSums]
+_UsesOfHours: TypeAlias = dict[_HourKey, list[_Use]]
+_Hours: TypeAlias = Sequence[tuple[datetime, UsageSums]]
+_Finer: TypeAlias = list[tuple[datetime | None, datetime | None, UsageSums]]
+_Rows: TypeAlias = list[tuple[datetime | None, datetime | None, datetime | None, UsageSums]]
 
 
 class Sums(Struct, frozen=True, gc=False):
@@ -65,29 +71,31 @@ class Sums(Struct, frozen=True, gc=False):
     latency_histogram: list[int]
 
 
-def plus(a: UsageSums, b: UsageSums) -> Sums:
-    """Return the sum of two. Neither is changed, so that an hour's figures can be its day's and month's as well."""
-    if not b.latency_histogram:
-        histogram = a.latency_histogram
-    elif not a.latency_histogram:
-        histogram = b.latency_histogram
-    else:
-        histogram = list(map(add, a.latency_histogram, b.latency_histogram))
+def total(parts: Sequence[UsageSums]) -> UsageSums:
+    """Return the sum of one or more. None of them is changed, so that an hour's figures can be its day's and month's as well."""
+    if len(parts) == 1:
+        return parts[0]
+    requests = errors = request_tokens = response_tokens = cached_tokens = latency_sum_ms = latency_count = 0
+    histogram: Iterable[int] = ()
+    for part in parts:
+        requests += part.requests
+        errors += part.errors
+        request_tokens += part.request_tokens
+        response_tokens += part.response_tokens
+        cached_tokens += part.cached_tokens
+        latency_sum_ms += part.latency_sum_ms
+        latency_count += part.latency_count
+        if part.latency_histogram:
+            histogram = map(add, histogram, part.latency_histogram) if histogram else part.latency_histogram
     return Sums(
-        a.requests + b.requests,
-        a.errors + b.errors,
-        a.request_tokens + b.request_tokens,
-        a.response_tokens + b.response_tokens,
-        a.cached_tokens + b.cached_tokens,
-        a.latency_sum_ms + b.latency_sum_ms,
-        a.latency_count + b.latency_count,
-        histogram,
+        requests, errors, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, list(histogram)
     )
 
 
 class Summary(NamedTuple):
     """What to add to the rows of usage_summaries of one model or tool, '' where it does not apply: the same to its `hour`, `day` and
-    `month`, or to those that are given. Usage of a single hour is all there is of its day and its month, and so comes once."""
+    `month`, or to those that are given; and to that of a `use` in usage_hours. Usage of a single hour is all there is of its day and its
+    month, usage of a single kind is all there is of its hour, and so mostly all of it comes once."""
 
     subscription_id: UUID
     model_id: str
@@ -96,6 +104,7 @@ class Summary(NamedTuple):
     day: datetime | None
     month: datetime | None
     sums: UsageSums
+    use: UseKey | None = None
 
     def rows(self) -> Iterator[tuple[PeriodType, datetime]]:
         """Yield type and start of the period of each row, in the order in which all lock them."""
@@ -109,7 +118,8 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What a number of messages add. Everything is sorted by its key, so that two workers lock rows in one order."""
+    """What a number of messages add. Everything is sorted by its key, so that two workers lock rows in one order; but for uses of one
+    hour, each of which is written by who holds the row of that hour already."""
 
     summaries: Sequence[Summary]
     usage: Mapping[UUID, UsageByHour]
@@ -140,16 +150,14 @@ def _check_histogram(histogram: list[int]) -> None:
 
 
 def fold(messages: Sequence[UsageRecorded]) -> Folded:
-    """Add messages up: hour rows, the day and month rows that follow from them, and usage by subscription and hour.
+    """Add messages up: hours of each use, the summaries that follow from them, and usage by subscription and hour.
 
     The messages have passed `check`.
     """
-    hours: _SumsByHour = {}
-    subscriptions: dict[int, UUID] = {}
-    for message in messages:
-        _add_deltas(hours, subscriptions, message.deltas)
-    hours = {key: hours[key] for key in sorted(hours)}
-    summaries = _summarise(hours, subscriptions)
+    deltas, subscriptions = by_use(chain.from_iterable(message.deltas for message in messages))
+    uses = _uses_of_hours((use, total(parts)) for use, parts in deltas.items())
+    hours = {hour: total([sums for _, sums in uses[hour]]) for hour in sorted(uses)}
+    summaries = _summarise(hours, uses, subscriptions)
     return Folded(
         summaries=summaries,
         usage=_usage_by_hour(hours, subscriptions),
@@ -162,33 +170,45 @@ def fold(messages: Sequence[UsageRecorded]) -> Folded:
     )
 
 
-def _add_deltas(hours: _SumsByHour, subscriptions: dict[int, UUID], deltas: Iterable[UsageDelta]) -> None:
-    """Add deltas to the figures of their hours. Keys hold the id's integer: a UUID hashes and compares in Python."""
-    for delta in deltas:
-        subscription = delta.subscription_id.int
-        key = (subscription, delta.model_id, delta.tool_name, delta.hour)
-        before = hours.get(key)
-        if before is None:
-            hours[key] = delta
-            subscriptions[subscription] = delta.subscription_id
-        else:
-            hours[key] = plus(before, delta)
+def _uses_of_hours(uses: Iterable[_Use]) -> _UsesOfHours:
+    """Return uses by the hour of their model and tool."""
+    hours: _UsesOfHours = {}
+    for use in uses:
+        key = use[0]
+        hours.setdefault((key[0], key[3], key[4], key[1]), []).append(use)
+    return hours
 
 
-def _summarise(hours: _SumsByHour, subscriptions: Mapping[int, UUID]) -> list[Summary]:
-    """Return what to add to all rows, from the figures of hours, sorted by key: each hour, then its day, then their month."""
+def _summarise(hours: _SumsByHour, uses: _UsesOfHours, subscriptions: Mapping[int, UUID]) -> list[Summary]:
+    """Return what to add to all rows, from the figures of hours, sorted by key: each hour, then its day, then their month. With an hour comes
+    the use that is all of it, or behind it those that it is the sum of."""
     found: list[Summary] = []
+    starts: dict[datetime, tuple[datetime, datetime]] = {}
     for (subscription, model, tool), keys in groupby(hours, key=itemgetter(0, 1, 2)):
-        key, mine = (subscriptions[subscription], model, tool), [(of[3], hours[of]) for of in keys]
-        for month, of_month in _by_start(mine, month_start):
-            *finer, (hour, day, sums) = _of_month(of_month)
-            found += [Summary(*key, *each[:2], None, each[2]) for each in finer]
-            found.append(Summary(*key, hour, day, month, sums))
+        owner, mine = subscriptions[subscription], [(key[3], hours[key]) for key in keys]
+        if len(mine) == 1:  # nearly always
+            hour, sums = mine[0]
+            if hour not in starts:
+                starts[hour] = day_start(hour), month_start(hour)
+            rows: _Rows = [(hour, *starts[hour], sums)]
+        else:
+            rows = _rows(mine)
+        for row in rows:
+            of_hour = () if row[0] is None else uses[subscription, model, tool, row[0]]
+            found.append(Summary(owner, model, tool, *row, of_hour[0][0] if len(of_hour) == 1 else None))
+            if len(of_hour) > 1:
+                found += [Summary(owner, model, tool, None, None, None, sums, use) for use, sums in of_hour]
     return found
 
 
-_Hours: TypeAlias = Sequence[tuple[datetime, UsageSums]]
-_Finer: TypeAlias = list[tuple[datetime | None, datetime | None, UsageSums]]
+def _rows(hours: _Hours) -> _Rows:
+    """Return (hour, day, month, figures) of one model's hours, their days and months."""
+    found: _Rows = []
+    for month, of_month in _by_start(hours, month_start):
+        *finer, (hour, day, sums) = _of_month(of_month)
+        found += [(*each[:2], None, each[2]) for each in finer]
+        found.append((hour, day, month, sums))
+    return found
 
 
 def _of_month(hours: _Hours) -> _Finer:
@@ -196,14 +216,14 @@ def _of_month(hours: _Hours) -> _Finer:
     days = [_of_day(day, of_day) for day, of_day in _by_start(hours, day_start)]
     if len(days) == 1:
         return days[0]
-    return [*chain.from_iterable(days), (None, None, reduce(plus, [of_day[-1][2] for of_day in days]))]
+    return [*chain.from_iterable(days), (None, None, total([of_day[-1][2] for of_day in days]))]
 
 
 def _of_day(day: datetime, hours: _Hours) -> _Finer:
     """Return (hour, day, figures) of one day's hours; the last are the day's."""
     if len(hours) == 1:
         return [(hours[0][0], day, hours[0][1])]
-    return [*((hour, None, sums) for hour, sums in hours), (None, day, reduce(plus, [sums for _, sums in hours]))]
+    return [*((hour, None, sums) for hour, sums in hours), (None, day, total([sums for _, sums in hours]))]
 
 
 def _by_start(hours: _Hours, start_of: Callable[[datetime], datetime]) -> list[tuple[datetime, _Hours]]:

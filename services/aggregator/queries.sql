@@ -18,9 +18,9 @@ SELECT set_config('tallystick.actor', 'aggregator', true),
 -- name: receive
 -- Notes messages as applied and returns those that were not noted before. A second transaction with the same message waits
 -- here for the first to end: if that commits, the message is old, if it rolls back, it is new.
-INSERT INTO aggregator_inbox (batch_id, part, event_count)
-SELECT m.batch_id, m.part, m.event_count
-FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS m (batch_id, part, event_count)
+INSERT INTO aggregator_inbox (batch_id, part, event_count, by_app)
+SELECT m.batch_id, m.part, m.event_count, m.by_app
+FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::boolean[]) AS m (batch_id, part, event_count, by_app)
 JOIN usage_batches b ON b.batch_id = m.batch_id AND b.recorded_at >= (SELECT pruned_before FROM aggregator_inbox_watermark)
 ORDER BY m.batch_id, m.part
 ON CONFLICT (batch_id, part) DO NOTHING
@@ -63,17 +63,45 @@ ON CONFLICT (period_type, period_start, model_id, tool_name, partition) DO UPDAT
 
 -- name: add_summaries
 -- Adds figures, which usage that is taken back makes negative, to hour ($4), day ($5) and month rows ($6), each where it is not NULL: mostly
--- the same to all three. Rows come in the order in which all lock them; the histograms, of 12 buckets each, one behind the other in $14.
+-- the same to all three. They are places in $15, where the times are. Rows come in the order in which all lock them; the histograms, of 12
+-- buckets each, one behind the other in $14.
+-- They are added to the hour of a use as well, where there is one: of kind $16, the place in $18 to $25 of what tells kinds apart, which is
+-- hashed once for all that share it; below zero where only that is to be added to, and the hour is another's. Those rows lock in any order:
+-- who writes one is who holds the row of its hour in usage_summaries.
+WITH added AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::bigint[], $8::bigint[],
+                $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $16::integer[], $17::uuid[])
+        WITH ORDINALITY AS a (subscription_id, model_id, tool_name, hour, day, month, request_count, error_count, request_tokens,
+                              response_tokens, cached_tokens, latency_sum_ms, latency_count, kind, api_key_id, row)
+), kinds AS MATERIALIZED (
+    SELECT k.*, usage_kind(model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id) AS kind
+    FROM unnest($18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::boolean[], $24::boolean[], $25::text[]) WITH ORDINALITY
+        AS k (model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id, number)
+), uses AS (
+    INSERT INTO usage_hours AS h (
+        subscription_id, hour, api_key_id, kind, request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms,
+        latency_count, byok, failed, model_id, tool_name, provider, feature_type, power_level, app_id, latency_histogram)
+    SELECT a.subscription_id, ($15::timestamptz[])[a.hour], coalesce(a.api_key_id, '00000000-0000-0000-0000-000000000000'), k.kind, a.request_count, a.request_tokens, a.response_tokens, a.cached_tokens,
+           a.latency_sum_ms, a.latency_count, k.byok, k.failed, k.model_id, k.tool_name, k.provider, k.feature_type, k.power_level, k.app_id,
+           ($14::bigint[])[12 * a.row - 11 : 12 * a.row]
+    FROM added a JOIN kinds k ON k.number = abs(a.kind)
+    ON CONFLICT (subscription_id, hour, api_key_id, kind) DO UPDATE SET
+        request_count = h.request_count + excluded.request_count,
+        request_tokens = h.request_tokens + excluded.request_tokens,
+        response_tokens = h.response_tokens + excluded.response_tokens,
+        cached_tokens = h.cached_tokens + excluded.cached_tokens,
+        latency_sum_ms = h.latency_sum_ms + excluded.latency_sum_ms,
+        latency_count = h.latency_count + excluded.latency_count,
+        latency_histogram = add_histograms(h.latency_histogram, excluded.latency_histogram)
+)
 INSERT INTO usage_summaries AS s (
     subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
     request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
-SELECT a.subscription_id, p.type, p.start, a.model_id, a.tool_name, a.request_count, a.error_count,
+SELECT a.subscription_id, p.type, ($15::timestamptz[])[p.start], a.model_id, a.tool_name, a.request_count, a.error_count,
        a.request_tokens, a.response_tokens, a.cached_tokens, a.latency_sum_ms, a.latency_count, ($14::bigint[])[12 * a.row - 11 : 12 * a.row]
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::bigint[],
-            $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) WITH ORDINALITY
-    AS a (subscription_id, model_id, tool_name, hour, day, month, request_count, error_count,
-          request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, row)
-CROSS JOIN LATERAL (VALUES ('hour', a.hour), ('day', a.day), ('month', a.month)) AS p (type, start)
+FROM added a
+CROSS JOIN LATERAL (VALUES ('hour', CASE WHEN a.kind < 0 THEN NULL ELSE a.hour END), ('day', a.day), ('month', a.month)) AS p (type, start)
 WHERE p.start IS NOT NULL
 ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO UPDATE SET
     request_count = s.request_count + excluded.request_count,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from itertools import chain
 from typing import Any
@@ -13,6 +13,7 @@ from services.aggregator.health import Observation, ProviderHealth
 from services.aggregator.keys import KeyDay
 from services.aggregator.quota import QuotaPeriod, Subscription, Threshold
 from services.aggregator.totals import Total
+from services.aggregator.uses import numbered
 from shared.contracts import ProviderDelta, UsageRecorded
 from shared.ids import uuid7
 from shared.postgres import Connection
@@ -39,6 +40,7 @@ async def receive(connection: Connection, messages: Sequence[UsageRecorded]) -> 
         [batch_id for batch_id, _ in identities],
         [part for _, part in identities],
         [m.event_count for m in identities.values()],
+        [m.by_app for m in identities.values()],
     )
     new = {(row["batch_id"], row["part"]) for row in rows}
     return [m for m in reversed(identities.values()) if (m.batch_id, m.part) in new]
@@ -69,16 +71,25 @@ async def add_totals(connection: Connection, partition: int, totals: Sequence[To
 
 
 async def add_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:
-    """Add figures to summary rows, in the order in which they come; one for each key."""
+    """Add figures to summary rows and to the hours of uses, in the order in which they come; one for each key."""
     if not summaries:
         return
-    ids, models, tools, hours, days, months, sums = zip(*summaries, strict=True)
+    ids, models, tools, hours, days, months, sums, uses = zip(*summaries, strict=True)
+    kinds, numbers, api_keys = numbered(uses)
+    times: dict[datetime, int] = {}  # a few; to send one costs as much as five numbers
+
+    def places(of: Iterable[datetime | None]) -> list[int | None]:
+        return [None if at is None else times.setdefault(at, len(times) + 1) for at in of]
+
     await connection.execute(
-        SQL["add_summaries"], ids, models, tools, hours, days, months,
+        SQL["add_summaries"], ids, models, tools,
+        places(at or (use and use[1]) for at, use in zip(hours, uses, strict=True)), places(days), places(months),
         [s.requests for s in sums], [s.errors for s in sums],
         [s.request_tokens for s in sums], [s.response_tokens for s in sums], [s.cached_tokens for s in sums],
         [s.latency_sum_ms for s in sums], [s.latency_count for s in sums],
-        list(chain.from_iterable(full(s.latency_histogram) for s in sums)),
+        list(chain.from_iterable(full(s.latency_histogram) for s in sums)), list(times),
+        [number if at or number is None else -number for at, number in zip(hours, numbers, strict=True)], api_keys,
+        *zip(*kinds, strict=True),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
-from services.aggregator.aggregation import PeriodType, Summary, UsageSums, plus
+from services.aggregator.aggregation import PeriodType, Summary, UsageSums, total
 from shared.period import day_start, month_start
 
 _Key: TypeAlias = tuple[datetime, str, str]
@@ -36,8 +36,7 @@ def _coarser(sums: dict[_Key, UsageSums], start_of: Callable[[datetime], datetim
 
 
 def _summed(figures: Iterable[tuple[_Key, UsageSums]]) -> dict[_Key, UsageSums]:
-    sums: dict[_Key, UsageSums] = {}
+    sums: dict[_Key, list[UsageSums]] = {}
     for key, each in figures:
-        before = sums.get(key)
-        sums[key] = each if before is None else plus(before, each)
-    return sums
+        sums.setdefault(key, []).append(each)
+    return {key: total(parts) for key, parts in sums.items()}

@@ -74,6 +74,7 @@ def announce_recorded(
                     event_count=sum(delta.rows for delta in shares[part]),
                     deltas=shares[part],
                     providers=_share(providers, part, parts),
+                    by_app=True,
                 )
             )
             for part in range(parts)
@@ -87,7 +88,7 @@ def _recorded(batch_id: UUID, origin: Origin, recorded_at: datetime, sums: Encod
     """Return all of a batch as one message."""
     deltas: Any = Raw(b"[%b]" % sums.deltas_json)
     providers: Any = Raw(b"[%b]" % sums.providers_json)
-    value = encode(UsageRecorded(batch_id, 0, 1, origin, recorded_at, sums.events, deltas, providers))
+    value = encode(UsageRecorded(batch_id, 0, 1, origin, recorded_at, sums.events, deltas, providers, by_app=True))
     return Message(topic=USAGE_RECORDED, partition=origin.partition, value=value)
 
 

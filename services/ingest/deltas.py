@@ -79,7 +79,7 @@ def aggregate(rows: Iterable[UsageRow]) -> Sums:
         status_class = 2 if status < 400 else status // 100
         key = (
             row.subscription_id, hour, row.model_id, row.tool_name, row.power_level, row.byok, status_class,
-            row.api_key_id, row.provider or "", row.feature_type or "",
+            row.api_key_id, row.provider or "", row.feature_type or "", row.app_id or "",
         )  # fmt: skip
         delta = deltas.get(key)
         if delta is None:
@@ -153,6 +153,7 @@ def corrected(added: Sums, replaced: Sequence[UsageRow], reversed_: Sequence[Usa
 
 _KEY = (
     "subscription_id", "hour", "api_key_id", "model_id", "tool_name", "provider", "feature_type", "power_level", "byok", "status_class",
+    "app_id",
 )  # fmt: skip
 _SUMS = (
     "requests", "errors", "request_tokens", "response_tokens", "cached_tokens", "tokens_returned", "latency_sum_ms", "latency_count",
@@ -203,6 +204,7 @@ def _new_delta(row: UsageRow, hour: datetime, status_class: int) -> UsageDelta:
         power_level=row.power_level,
         byok=row.byok,
         status_class=status_class,
+        app_id=row.app_id or "",
         latency_histogram=[0] * LATENCY_BUCKET_COUNT,
         first_event_at=row.created_at,
         last_event_at=row.created_at,

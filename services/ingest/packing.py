@@ -186,6 +186,7 @@ class _Use:
             power_level=data.power_level or "balanced",
             byok=data.byok,
             status_class=self.status_class,
+            app_id=data.app_id or "",
             requests=self.requests,
             errors=0 if self.status_class == 2 else self.requests,
             request_tokens=self.request_tokens,
@@ -232,7 +233,7 @@ def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
         status_class = 2 if status < 400 else status // 100
         name = (
             owner.columns, minute_us, data.model, data.tool_name, provider, data.power_level or "balanced", data.byok,
-            data.feature_type, status_class,
+            data.feature_type, data.app_id, status_class,
         )  # fmt: skip
         use = uses.get(name)
         if use is None:
@@ -240,7 +241,7 @@ def pack(  # noqa: PLR0912, PLR0915 – a call would cost what a step here does
             if of_provider is None:
                 of_provider = seen[provider, minute_us] = _Seen(provider or "", minute)
             use = uses[name] = _Use(event, owner, batch, minute, at, status_class, of_provider)
-            ambiguous = ambiguous or provider == "" or data.feature_type == ""
+            ambiguous = ambiguous or provider == "" or data.feature_type == "" or data.app_id == ""
 
         request, response, cached, latency = data.request_tokens, data.response_tokens, data.cached_tokens, data.latency_ms  # fmt: skip
         use.requests += 1

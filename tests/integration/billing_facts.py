@@ -150,15 +150,30 @@ async def ingest(connection: Connection, rows: Sequence[UsageRow]) -> UsageRecor
            SELECT $1, 'kafka', $2, $3, $4, $5, next_offset - $6, next_offset, $6, 0, 0, 0, 0, 1 FROM position""",
         batch_id, SOURCE.cluster, SOURCE.topic, SOURCE.partition, SOURCE.epoch, len(rows),
     )  # fmt: skip
-    await connection.execute("INSERT INTO aggregator_inbox VALUES ($1, 0, $2)", batch_id, len(rows))
+    await connection.execute(
+        "INSERT INTO aggregator_inbox (batch_id, part, event_count, by_app) VALUES ($1, 0, $2, true)",
+        batch_id,
+        len(rows),
+    )
     await summarise(connection)
     deltas, providers = aggregate(rows)
-    return UsageRecorded(batch_id, 0, 1, SOURCE, NOON + timedelta(hours=1), len(rows), deltas, providers)
+    return UsageRecorded(batch_id, 0, 1, SOURCE, NOON + timedelta(hours=1), len(rows), deltas, providers, by_app=True)
 
 
 async def summarise(connection: Connection) -> None:
     """Derive summaries and counters from the log."""
-    await connection.execute("DELETE FROM usage_summaries")
+    await connection.execute("DELETE FROM usage_summaries; DELETE FROM usage_hours")
+    await connection.execute(
+        """INSERT INTO usage_hours (subscription_id, hour, api_key_id, kind, byok, failed, model_id, tool_name, provider, feature_type,
+               power_level, app_id, request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+           SELECT subscription_id, date_trunc('hour', created_at, 'UTC'), coalesce(api_key_id, '00000000-0000-0000-0000-000000000000'),
+               usage_kind(coalesce(model_id, ''), coalesce(tool_name, ''), coalesce(provider, ''), coalesce(feature_type, ''), power_level, byok,
+                          status_code >= 400, coalesce(app_id, '')), byok, status_code >= 400, coalesce(model_id, ''), coalesce(tool_name, ''),
+               coalesce(provider, ''), coalesce(feature_type, ''), power_level, coalesce(app_id, ''), count(*), sum(request_tokens),
+               sum(response_tokens), sum(cached_tokens), 0, 0, array_fill(0, ARRAY[$1::int])
+           FROM usage_logs GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12""",
+        LATENCY_BUCKET_COUNT,
+    )
     for period_type in ("hour", "day", "month"):
         await connection.execute(
             """INSERT INTO usage_summaries (subscription_id, period_type, period_start, model_id, tool_name, request_count,

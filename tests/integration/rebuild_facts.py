@@ -45,6 +45,10 @@ def _row(chance: random.Random, subscription: UUID, around: datetime) -> UsageRo
         status_code=chance.choice([200, 200, 201, 399, 400, 429, 500]),
         latency_ms=chance.choice([None, 0, 49, 50, 51, 100, 51_200, 51_201, chance.randrange(100_000)]),
         power_level=chance.choice(["balanced", "max"]),
+        provider=chance.choice(["openai", "azure", None]),
+        byok=chance.random() < 0.1,
+        feature_type=chance.choice(["chat", None]),
+        app_id=chance.choice(["crm", "shop", None]),
     )
 
 
@@ -96,14 +100,19 @@ def _split(whole: UsageRecorded, parts: int) -> list[UsageRecorded]:
 
 
 async def derived(pool: Pool) -> tuple[list[Any], list[Any]]:
-    """Return all summaries and counters, to compare them before and after."""
+    """Return all summaries with hours of uses, and counters, to compare them before and after."""
     summaries = await pool.fetch(
         """SELECT subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count, request_tokens,
                   response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram
            FROM usage_summaries ORDER BY 1, 2, 3, 4, 5"""
     )
+    uses = await pool.fetch(
+        """SELECT subscription_id, hour, api_key_id, model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id, kind,
+                  request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram
+           FROM usage_hours ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"""
+    )
     counters = await pool.fetch("SELECT id, used_requests, used_tokens FROM subscriptions ORDER BY id")
-    return [tuple(row) for row in summaries], [tuple(row) for row in counters]
+    return [tuple(row) for row in (*summaries, *uses)], [tuple(row) for row in counters]
 
 
 async def take_back(pool: Pool, messages: Sequence[UsageRecorded]) -> list[UsageRecorded]:
@@ -129,10 +138,10 @@ async def take_back(pool: Pool, messages: Sequence[UsageRecorded]) -> list[Usage
 TAKE_BACK = """
     WITH taken AS (
         INSERT INTO usage_logs (created_at, id, subscription_id, api_key_id, batch_id, model_id, tool_name, provider, request_tokens,
-                                response_tokens, cached_tokens, latency_ms, status_code, power_level, byok, feature_type, source,
+                                response_tokens, cached_tokens, latency_ms, status_code, power_level, byok, feature_type, app_id, source,
                                 request_id, quantity, corrects, corrected_at)
         SELECT created_at, gen_random_uuid(), subscription_id, api_key_id, $1, model_id, tool_name, provider, -request_tokens,
-               -response_tokens, -cached_tokens, latency_ms, status_code, power_level, byok, feature_type, source,
+               -response_tokens, -cached_tokens, latency_ms, status_code, power_level, byok, feature_type, app_id, source,
                gen_random_uuid()::text, -1, id, created_at
         FROM usage_logs WHERE batch_id = $2
         RETURNING created_at, id), guarded AS (

@@ -51,6 +51,7 @@ async def test_rows_have_identities_in_generations_and_are_summed_up(
             for kept in ("usage_summaries", "usage_totals")
             for period in ("hour", "day", "month")
         ),
+        "usage_hours",
         "(SELECT requests AS request_count, request_tokens, response_tokens FROM rated_usage) r",
     ):
         summed = await database_pool.fetchrow(

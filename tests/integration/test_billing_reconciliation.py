@@ -94,11 +94,25 @@ CORRUPTIONS = {
     "two errors that cancel out": (
         """UPDATE usage_summaries SET request_tokens = request_tokens + CASE WHEN model_id = '' THEN 5 ELSE -5 END
            WHERE period_type = 'hour' AND model_id IN ('', 'gpt-4o') AND request_tokens IN (0, 22)""",
-        {"log = hours: request tokens", "hours = days: request tokens", "hours = months: request tokens"},
+        {
+            "log = hours: request tokens", "hours = days: request tokens", "hours = months: request tokens", "hours = uses: request tokens",
+        },
     ),
     "an hour summary lost an error": (
         "UPDATE usage_summaries SET error_count = 0 WHERE period_type = 'hour'",
-        {"log = hours: errors", "hours = days: errors", "hours = months: errors"},
+        {"log = hours: errors", "hours = days: errors", "hours = months: errors", "hours = uses: errors"},
+    ),
+    "an hour of a use grew": (
+        "UPDATE usage_hours SET cached_tokens = cached_tokens + 1 WHERE model_id = ''",
+        {"hours = uses: cached tokens"},
+    ),
+    "an hour of a use vanished": (
+        "DELETE FROM usage_hours WHERE model_id = '' AND kind = (SELECT min(kind::text)::uuid FROM usage_hours WHERE model_id = '')",
+        {"hours = uses: requests"},
+    ),
+    "what failed is kept as what did not": (
+        "UPDATE usage_hours SET failed = NOT failed",
+        {"hours = uses: errors"},
     ),
     "a day summary grew": (
         "UPDATE usage_summaries SET cached_tokens = cached_tokens + 1 WHERE period_type = 'day'",

@@ -43,11 +43,11 @@ class Cost:
 
 
 LIMITS = {
-    "aggregator": Cost(statements=7, rows=4 * SUBSCRIPTIONS + 4, wal=66_000),
+    "aggregator": Cost(statements=7, rows=5 * SUBSCRIPTIONS + 4, wal=79_000),
     "billing": Cost(statements=5, rows=SUBSCRIPTIONS + 2, wal=23_000),
 }
-"""An hour, a day, a month and the counters for each subscription, an hour, a day and a month of everybody, and the position; a rated row for each,
-the run and the position."""
+"""An hour, a day, a month, an hour of a use and the counters for each subscription, an hour, a day and a month of everybody, and the position; a
+rated row for each, the run and the position."""
 
 
 WRITTEN = (

@@ -70,7 +70,9 @@ async def test_what_was_maintained_live_is_what_a_rebuild_gives(
     assert (findings.total, findings.left_out) == (0, [])
     assert findings.events == await connection.fetchval("SELECT count(*) FROM usage_logs")
     live = await derived(database_pool)
-    await connection.execute("DELETE FROM usage_summaries; UPDATE subscriptions SET used_requests = 0, used_tokens = 0")
+    await connection.execute(
+        "DELETE FROM usage_summaries; DELETE FROM usage_hours; UPDATE subscriptions SET used_requests = 0, used_tokens = 0"
+    )
     findings, healed = await heal_all(connection)
     assert findings.total > 0
     assert healed.summaries == len(live[0])
@@ -86,6 +88,11 @@ CORRUPTIONS = {
     "a month vanished": "DELETE FROM usage_summaries WHERE period_type = 'month' AND subscription_id = $1",
     "an hour appeared": """INSERT INTO usage_summaries (subscription_id, period_type, period_start, model_id, request_count, latency_histogram)
                            VALUES ($1, 'hour', '2026-11-03T04:00Z', 'never', 3, array_fill(0, ARRAY[12]))""",
+    "an hour of a use grew": "UPDATE usage_hours SET response_tokens = response_tokens + 7 WHERE subscription_id = $1",
+    "an hour of a use vanished": "DELETE FROM usage_hours WHERE subscription_id = $1 AND failed",
+    "a use moved to another app": """UPDATE usage_hours SET app_id = 'else',
+        kind = usage_kind(model_id, tool_name, provider, feature_type, power_level, byok, failed, 'else') WHERE app_id = 'shop'""",
+    "a use got another name": "UPDATE usage_hours SET app_id = 'else' WHERE app_id = 'shop'",
     "a counter drifted": "UPDATE subscriptions SET used_tokens = used_tokens + 1, used_requests = 0 WHERE id = $1",
 }
 

@@ -313,6 +313,8 @@ FORBIDDEN = [
     (AGGREGATOR, "SELECT FROM usage_logs"),
     (AGGREGATOR, "INSERT INTO usage_logs (source) VALUES ('x')"),
     (AGGREGATOR, "DELETE FROM usage_summaries"),
+    (AGGREGATOR, "DELETE FROM usage_hours"),
+    (BILLING, "UPDATE usage_hours SET request_count = 0"),
     (AGGREGATOR, "UPDATE ingest_positions SET next_offset = 0"),
     (AGGREGATOR, "UPDATE billing_positions SET next_offset = 0"),
     (AGGREGATOR, "SELECT key_hash FROM api_keys"),

@@ -57,6 +57,7 @@ ELSEWHERE = {
     "test_partitions.py": "attach_usage_partition",
     "test_api_key_days.py": "announce_key_limit",
     "test_usage_totals.py": "usage_totals_statement keep_usage_totals repair_usage_totals",
+    "test_hours_of_uses.py": "usage_kind note_missing_hours",
     "test_identities.py": "write_usage_ids keep_usage_ids guard_usage_ids begin_usage_id_generation",
     "test_plans.py": "keep_subscription_terms subscription_phase",
     "test_subscriptions.py": "audit_subscription_change save_subscription",

@@ -25,7 +25,7 @@ from tests.integration.schema_facts import (
 # app_current_user_id() is what the policies ask; without a tenant it asks refuse_missing_tenant().
 TABLES = (
     "users", "subscriptions", "user_credits", "credit_transactions", "invoices", "invoice_lines", "usage_summaries", "tenant_usage_logs",
-    "tenant_rated_usage",
+    "tenant_rated_usage", "usage_hours",
 )  # fmt: skip
 
 
@@ -41,6 +41,11 @@ async def tenants(connection: Connection) -> dict[str, UUID]:
         await rate_usage(connection, subscription, user)
         await insert(
             connection, "usage_summaries", subscription_id=subscription, period_type="hour", period_start=NOON, latency_histogram=HISTOGRAM
+        )  # fmt: skip
+        await insert(
+            connection, "usage_hours", subscription_id=subscription, hour=NOON, kind=uuid7(), request_count=1, request_tokens=1, response_tokens=1,
+            cached_tokens=0, latency_sum_ms=0, latency_count=0, byok=False, failed=False, model_id="x", tool_name="", provider="", feature_type="",
+            power_level="balanced", app_id="", latency_histogram=HISTOGRAM,
         )  # fmt: skip
         invoice = await make_invoice(connection, user)
         await insert(
@@ -145,6 +150,10 @@ async def test_the_owner_is_not_hindered(connection: Connection, tenants: dict[s
             r"Index Cond: \(\(subscription_id = ANY .*period_type = .*period_start >= .*model_id = ",
         ),
         (
+            f"SELECT FROM usage_hours WHERE hour >= '{NOON}'",
+            r"Index Cond: \(\(subscription_id = ANY .*hour >= ",
+        ),
+        (
             f"SELECT FROM tenant_usage_logs WHERE created_at >= '{NOON}' AND created_at < '2026-10-20Z'",
             r"Index Cond: \(\(subscription_id = ANY .*created_at >= .*created_at < ",
         ),
@@ -153,7 +162,7 @@ async def test_the_owner_is_not_hindered(connection: Connection, tenants: dict[s
             r"Index Cond: \(\(subscription_id = ANY .*hour >= ",
         ),
     ],
-    ids=["invoices", "summaries", "log", "rated usage"],
+    ids=["invoices", "summaries", "hours of uses", "log", "rated usage"],
 )
 async def test_a_tenants_question_goes_through_the_index(
     connection: Connection, tenants: dict[str, UUID], query: str, index: str

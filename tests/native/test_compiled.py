@@ -126,6 +126,7 @@ ordinary_data = st.fixed_dictionaries(
         "power_level": st.sampled_from(["eco", "balanced", None]),
         "tool_name": st.sampled_from([None, "search"]),
         "feature_type": st.sampled_from([None, "", "chat"]),
+        "app_id": st.sampled_from([None, "", "crm", 'a"é']),
         "error_message": st.sampled_from([None, "it failed\n"]),
         "tokens_returned": st.sampled_from([None, 0, 2**53 - 1]),
         "reservation_id": st.sampled_from([None, str(UUID(int=5)), str(UUID(int=11**20)).upper()]),

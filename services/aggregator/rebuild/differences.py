@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-Kind: TypeAlias = Literal["hour", "day", "month", "counter", "key day"]
+Kind: TypeAlias = Literal["hour", "day", "month", "use", "counter", "key day"]
 Figures: TypeAlias = Mapping[str, Any]
 """Counts by measure; the latency histogram as a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One summary row, one subscription's counters, or one day of an API key (`tool_name` names it): stored figures and
-    recomputed ones, both of all measures.
+    """One summary row, one hour of a use, one subscription's counters, or one day of an API key (`tool_name` tells which):
+    stored figures and recomputed ones, both of all measures.
 
     `period_start` is the start of the hour, day or month, for counters that of the quota period. Figures of a row that
     is not there are zeros.

@@ -55,32 +55,59 @@ WHERE i.messages >= b.message_count OR b.recorded_at < (SELECT pruned_before FRO
 -- The summaries as they are computed anew.
 CREATE TEMPORARY TABLE rebuilt_summaries (LIKE usage_summaries INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP;
 
--- name: recompute_hours
--- What the log gives for each hour.
+-- name: create_uses
+-- The hours of each use as they are computed anew.
+CREATE TEMPORARY TABLE rebuilt_uses (LIKE usage_hours) ON COMMIT DROP;
+
+-- name: recompute_uses
+-- What the log gives for each hour of each use.
 -- A row that takes an event back counts -1. Latency buckets ($6: upper bounds, inclusive, ascending) as services/ingest/deltas.py counts them.
-INSERT INTO rebuilt_summaries (
-    subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
-    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+INSERT INTO rebuilt_uses (
+    subscription_id, hour, api_key_id, kind, request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count,
+    byok, failed, model_id, tool_name, provider, feature_type, power_level, app_id, latency_histogram)
 WITH used AS (
-    SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour, coalesce(model_id, '') AS model_id,
-           coalesce(tool_name, '') AS tool_name, status_code, quantity, request_tokens, response_tokens, cached_tokens, latency_ms,
-           width_bucket(latency_ms - 1, $6::integer[]) AS bucket
+    SELECT subscription_id, date_trunc('hour', created_at, 'UTC') AS hour,
+           coalesce(api_key_id, '00000000-0000-0000-0000-000000000000') AS api_key_id, coalesce(model_id, '') AS model_id,
+           coalesce(tool_name, '') AS tool_name, coalesce(provider, '') AS provider, coalesce(feature_type, '') AS feature_type, power_level,
+           byok, status_code >= 400 AS failed, coalesce(app_id, '') AS app_id, quantity, request_tokens, response_tokens, cached_tokens,
+           latency_ms, width_bucket(latency_ms - 1, $6::integer[]) AS bucket
     FROM usage_logs
     WHERE created_at >= $1 AND created_at < $2
       AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
       AND (cardinality($5::timestamptz[]) = 0 OR date_trunc('month', created_at, 'UTC') <> ALL($5))
       AND batch_id IN (SELECT batch_id FROM applied_batches)
+), summed AS (
+    SELECT subscription_id, hour, api_key_id, model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id,
+           sum(quantity) AS requests, sum(request_tokens)::bigint AS request_tokens, sum(response_tokens)::bigint AS response_tokens,
+           sum(cached_tokens)::bigint AS cached_tokens, coalesce(sum(latency_ms * quantity), 0) AS latency_sum_ms,
+           coalesce(sum(quantity) FILTER (WHERE latency_ms IS NOT NULL), 0) AS latency_count,
+           ARRAY[coalesce(sum(quantity) FILTER (WHERE bucket = 0), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 1), 0),
+                 coalesce(sum(quantity) FILTER (WHERE bucket = 2), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 3), 0),
+                 coalesce(sum(quantity) FILTER (WHERE bucket = 4), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 5), 0),
+                 coalesce(sum(quantity) FILTER (WHERE bucket = 6), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 7), 0),
+                 coalesce(sum(quantity) FILTER (WHERE bucket = 8), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 9), 0),
+                 coalesce(sum(quantity) FILTER (WHERE bucket = 10), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 11), 0)] AS histogram
+    FROM used
+    GROUP BY subscription_id, hour, api_key_id, model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id
 )
-SELECT subscription_id, 'hour', hour, model_id, tool_name, sum(quantity), coalesce(sum(quantity) FILTER (WHERE status_code >= 400), 0),
-       sum(request_tokens)::bigint, sum(response_tokens)::bigint, sum(cached_tokens)::bigint,
-       coalesce(sum(latency_ms * quantity), 0), coalesce(sum(quantity) FILTER (WHERE latency_ms IS NOT NULL), 0),
-       ARRAY[coalesce(sum(quantity) FILTER (WHERE bucket = 0), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 1), 0),
-             coalesce(sum(quantity) FILTER (WHERE bucket = 2), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 3), 0),
-             coalesce(sum(quantity) FILTER (WHERE bucket = 4), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 5), 0),
-             coalesce(sum(quantity) FILTER (WHERE bucket = 6), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 7), 0),
-             coalesce(sum(quantity) FILTER (WHERE bucket = 8), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 9), 0),
-             coalesce(sum(quantity) FILTER (WHERE bucket = 10), 0), coalesce(sum(quantity) FILTER (WHERE bucket = 11), 0)]
-FROM used
+SELECT subscription_id, hour, api_key_id, usage_kind(model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id),
+       requests, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, byok, failed, model_id, tool_name, provider,
+       feature_type, power_level, app_id, histogram
+FROM summed;
+
+-- name: recompute_hours
+-- Hours of summaries, from those of uses.
+INSERT INTO rebuilt_summaries (
+    subscription_id, period_type, period_start, model_id, tool_name, request_count, error_count,
+    request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count, latency_histogram)
+SELECT subscription_id, 'hour', hour, model_id, tool_name, sum(request_count)::bigint,
+       coalesce(sum(request_count) FILTER (WHERE failed), 0)::bigint, sum(request_tokens)::bigint, sum(response_tokens)::bigint,
+       sum(cached_tokens)::bigint, sum(latency_sum_ms)::bigint, sum(latency_count)::bigint,
+       ARRAY[sum(latency_histogram[1])::bigint, sum(latency_histogram[2])::bigint, sum(latency_histogram[3])::bigint,
+             sum(latency_histogram[4])::bigint, sum(latency_histogram[5])::bigint, sum(latency_histogram[6])::bigint,
+             sum(latency_histogram[7])::bigint, sum(latency_histogram[8])::bigint, sum(latency_histogram[9])::bigint,
+             sum(latency_histogram[10])::bigint, sum(latency_histogram[11])::bigint, sum(latency_histogram[12])::bigint]
+FROM rebuilt_uses
 GROUP BY subscription_id, hour, model_id, tool_name;
 
 -- name: recompute_coarser
@@ -101,17 +128,18 @@ GROUP BY subscription_id, start, model_id, tool_name;
 
 -- name: analyze_shadow
 -- Tells the planner how large the shadow is.
-ANALYZE rebuilt_summaries;
+ANALYZE rebuilt_summaries, rebuilt_uses;
 
 -- name: count_events
 -- How many events the shadow adds up, less those that were taken back.
 SELECT coalesce(sum(request_count), 0)::bigint FROM rebuilt_summaries WHERE period_type = 'hour';
 
 -- name: create_differences
--- The keys whose stored figures are not the recomputed ones. `founded`: the log has usage for the key.
+-- The keys whose stored figures are not the recomputed ones. `founded`: the log has usage for the key. Hours of uses are among them, as 'use',
+-- with the rest of their key; what tells them apart is in `tool_name`.
 CREATE TEMPORARY TABLE differing_summaries (
     subscription_id uuid, period_type text, period_start timestamptz, model_id text, tool_name text,
-    stored jsonb, recomputed jsonb, founded boolean
+    stored jsonb, recomputed jsonb, founded boolean, api_key_id uuid, kind uuid
 ) ON COMMIT DROP;
 
 -- name: find_differences
@@ -139,6 +167,35 @@ WHERE (coalesce(s.request_count, 0), coalesce(s.error_count, 0), coalesce(s.requ
    <> (coalesce(r.request_count, 0), coalesce(r.error_count, 0), coalesce(r.request_tokens, 0), coalesce(r.response_tokens, 0),
        coalesce(r.cached_tokens, 0), coalesce(r.latency_sum_ms, 0), coalesce(r.latency_count, 0), coalesce(r.latency_histogram, $6));
 
+-- name: find_use_differences
+-- Compares hours of uses, of those that are kept, in the same way.
+INSERT INTO differing_summaries
+SELECT subscription_id, 'use', hour, '',
+       concat_ws(', ', nullif(model_id, ''), nullif(tool_name, ''), 'key ' || nullif(api_key_id, '00000000-0000-0000-0000-000000000000'),
+                 'provider ' || nullif(provider, ''), 'feature ' || nullif(feature_type, ''), power_level, CASE WHEN byok THEN 'byok' END,
+                 CASE WHEN failed THEN 'failed' END, 'app ' || nullif(app_id, '')),
+       jsonb_build_object(
+           'requests', coalesce(u.request_count, 0), 'request_tokens', coalesce(u.request_tokens, 0),
+           'response_tokens', coalesce(u.response_tokens, 0), 'cached_tokens', coalesce(u.cached_tokens, 0),
+           'latency_sum_ms', coalesce(u.latency_sum_ms, 0), 'latency_count', coalesce(u.latency_count, 0),
+           'latency_histogram', coalesce(u.latency_histogram, $6::bigint[])),
+       jsonb_build_object(
+           'requests', coalesce(r.request_count, 0), 'request_tokens', coalesce(r.request_tokens, 0),
+           'response_tokens', coalesce(r.response_tokens, 0), 'cached_tokens', coalesce(r.cached_tokens, 0),
+           'latency_sum_ms', coalesce(r.latency_sum_ms, 0), 'latency_count', coalesce(r.latency_count, 0),
+           'latency_histogram', coalesce(r.latency_histogram, $6)),
+       r.request_count IS NOT NULL, api_key_id, kind
+FROM (SELECT * FROM usage_hours
+      WHERE hour >= greatest($1, (SELECT since FROM usage_hours_kept)) AND hour < $2
+        AND ($3::uuid[] IS NULL OR subscription_id = ANY($3)) AND subscription_id <> ALL($4::uuid[])
+        AND date_trunc('month', hour, 'UTC') <> ALL($5::timestamptz[])) u
+FULL JOIN (SELECT * FROM rebuilt_uses WHERE hour >= (SELECT since FROM usage_hours_kept)) r
+     USING (subscription_id, hour, api_key_id, kind, model_id, tool_name, provider, feature_type, power_level, byok, failed, app_id)
+WHERE (coalesce(u.request_count, 0), coalesce(u.request_tokens, 0), coalesce(u.response_tokens, 0), coalesce(u.cached_tokens, 0),
+       coalesce(u.latency_sum_ms, 0), coalesce(u.latency_count, 0), coalesce(u.latency_histogram, $6))
+   <> (coalesce(r.request_count, 0), coalesce(r.request_tokens, 0), coalesce(r.response_tokens, 0), coalesce(r.cached_tokens, 0),
+       coalesce(r.latency_sum_ms, 0), coalesce(r.latency_count, 0), coalesce(r.latency_histogram, $6));
+
 -- name: count_compared
 -- How many summary rows are stored for the selection.
 SELECT count(*) FROM usage_summaries
@@ -158,7 +215,7 @@ SELECT DISTINCT subscription_id FROM differing_summaries ORDER BY subscription_i
 -- The first $1 of the summary rows that differ, months first: they say most.
 SELECT period_type, subscription_id, period_start, model_id, tool_name, stored, recomputed
 FROM differing_summaries
-ORDER BY CASE period_type WHEN 'month' THEN 1 WHEN 'day' THEN 2 ELSE 3 END, subscription_id, period_start, model_id, tool_name
+ORDER BY CASE period_type WHEN 'month' THEN 1 WHEN 'day' THEN 2 WHEN 'hour' THEN 3 ELSE 4 END, subscription_id, period_start, model_id, tool_name
 LIMIT $1;
 
 -- name: negative_hours
@@ -261,6 +318,30 @@ ON CONFLICT (subscription_id, period_type, period_start, model_id, tool_name) DO
 -- name: repair_totals
 -- Makes what everybody used the sum of the summaries, whatever the trigger of these has done.
 SELECT repair_usage_totals();
+
+-- name: delete_unfounded_uses
+-- Deletes hours of uses for which the log has none.
+DELETE FROM usage_hours h
+USING differing_summaries d
+WHERE d.period_type = 'use' AND NOT d.founded
+  AND (h.subscription_id, h.hour, h.api_key_id, h.kind) = (d.subscription_id, d.period_start, d.api_key_id, d.kind);
+
+-- name: replace_uses
+-- Makes the other hours of uses that differ what the log gives, in the order in which all lock them.
+INSERT INTO usage_hours (
+    subscription_id, hour, api_key_id, kind, request_count, request_tokens, response_tokens, cached_tokens, latency_sum_ms, latency_count,
+    byok, failed, model_id, tool_name, provider, feature_type, power_level, app_id, latency_histogram)
+SELECT r.subscription_id, r.hour, r.api_key_id, r.kind, r.request_count, r.request_tokens, r.response_tokens, r.cached_tokens,
+       r.latency_sum_ms, r.latency_count, r.byok, r.failed, r.model_id, r.tool_name, r.provider, r.feature_type, r.power_level, r.app_id,
+       r.latency_histogram
+FROM rebuilt_uses r JOIN differing_summaries d
+  ON d.period_type = 'use' AND d.founded
+ AND (r.subscription_id, r.hour, r.api_key_id, r.kind) = (d.subscription_id, d.period_start, d.api_key_id, d.kind)
+ORDER BY r.subscription_id, r.hour, r.api_key_id, r.kind
+ON CONFLICT (subscription_id, hour, api_key_id, kind) DO UPDATE SET
+    request_count = excluded.request_count, request_tokens = excluded.request_tokens, response_tokens = excluded.response_tokens,
+    cached_tokens = excluded.cached_tokens, latency_sum_ms = excluded.latency_sum_ms, latency_count = excluded.latency_count,
+    latency_histogram = excluded.latency_histogram;
 
 -- name: replace_key_days
 -- Makes days of API keys of locked subscriptions ($1), from $2 up to $3 but for months $4, what the log gives: those that it does not

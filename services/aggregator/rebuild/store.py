@@ -76,10 +76,12 @@ async def partly_applied(connection: Connection, scope: Scope, subscriptions: Se
 
 
 async def recompute(connection: Connection, selected: Selection) -> int:
-    """Fill the shadow with the hours, days, months and days of API keys that the log gives; return how many events it added up."""
+    """Fill the shadow with the hours of uses, hours, days, months and days of API keys that the log gives; return how many events it added up."""
     await connection.execute(_SQL["note_applied"])
     await connection.execute(_SQL["create_shadow"])
-    await connection.execute(_SQL["recompute_hours"], *selected.arguments, LATENCY_BUCKETS_MS)
+    await connection.execute(_SQL["create_uses"])
+    await connection.execute(_SQL["recompute_uses"], *selected.arguments, LATENCY_BUCKETS_MS)
+    await connection.execute(_SQL["recompute_hours"])
     await connection.execute(_SQL["recompute_coarser"], "hour", "day")
     await connection.execute(_SQL["recompute_coarser"], "day", "month")
     await connection.execute(_SQL["create_key_days"])
@@ -89,9 +91,10 @@ async def recompute(connection: Connection, selected: Selection) -> int:
 
 
 async def compare(connection: Connection, selected: Selection) -> int:
-    """Note the summary rows that differ from the shadow; return how many were compared."""
+    """Note the summary rows and hours of uses that differ from the shadow; return how many summary rows were compared."""
     await connection.execute(_SQL["create_differences"])
     await connection.execute(_SQL["find_differences"], *selected.arguments, _NO_LATENCIES)
+    await connection.execute(_SQL["find_use_differences"], *selected.arguments, _NO_LATENCIES)
     return int(await connection.fetchval(_SQL["count_compared"], *selected.arguments))
 
 
@@ -143,6 +146,8 @@ async def replace_summaries(connection: Connection) -> int:
     await connection.execute(_SQL["delete_unfounded"])
     await connection.execute(_SQL["replace_summaries"])
     await connection.execute(_SQL["repair_totals"])
+    await connection.execute(_SQL["delete_unfounded_uses"])
+    await connection.execute(_SQL["replace_uses"])
     return sum(count for _, count in await count_differences(connection))
 
 

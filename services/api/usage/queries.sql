@@ -68,8 +68,31 @@ GROUP BY u.bucket, u.name
 HAVING sum(sign * u.requests) <> 0 OR sum(sign * (u.request_tokens + u.response_tokens)) <> 0
 ORDER BY u.bucket, u.name;
 
+-- name: hours_missing_until
+-- From when on usage_hours is complete, if that is after $1.
+SELECT since FROM usage_hours_kept WHERE since > $1::timestamptz;
+
+-- name: series_of_hours
+-- The same by what summaries do not keep ($5), from the hours of uses of [$2, $3), buckets that begin at $4.
+SELECT width_bucket(h.hour, $4::timestamptz[]) - 1 AS bucket,
+       nullif(CASE $5::text WHEN 'provider' THEN h.provider WHEN 'key' THEN nullif(h.api_key_id, '00000000-0000-0000-0000-000000000000')::text
+                            WHEN 'feature' THEN h.feature_type WHEN 'power_level' THEN h.power_level WHEN 'app' THEN h.app_id END, '') AS name,
+       sum(h.request_count)::bigint AS request_count, coalesce(sum(h.request_count) FILTER (WHERE h.failed), 0)::bigint AS error_count,
+       sum(h.request_tokens)::bigint AS request_tokens, sum(h.response_tokens)::bigint AS response_tokens,
+       sum(h.cached_tokens)::bigint AS cached_tokens, sum(h.latency_sum_ms)::bigint AS latency_sum_ms,
+       sum(h.latency_count)::bigint AS latency_count,
+       ARRAY[sum(h.latency_histogram[1]), sum(h.latency_histogram[2]), sum(h.latency_histogram[3]), sum(h.latency_histogram[4]),
+             sum(h.latency_histogram[5]), sum(h.latency_histogram[6]), sum(h.latency_histogram[7]), sum(h.latency_histogram[8]),
+             sum(h.latency_histogram[9]), sum(h.latency_histogram[10]), sum(h.latency_histogram[11]),
+             sum(h.latency_histogram[12])]::bigint[] AS histogram
+FROM usage_hours h
+WHERE ($1::uuid[] IS NULL OR h.subscription_id = ANY($1)) AND h.hour >= $2 AND h.hour < $3
+GROUP BY 1, 2
+HAVING sum(h.request_count) <> 0 OR sum(h.request_tokens + h.response_tokens) <> 0
+ORDER BY 1, 2;
+
 -- name: series_of_log
--- The same by what summaries do not keep ($5), from the log: events of [$2, $3), buckets that begin at $4; $6 are the bounds of the histogram.
+-- The same from the log, where usage_hours does not reach back so far: events of [$2, $3), buckets that begin at $4; $6 are the bounds of the histogram.
 SELECT width_bucket(date_trunc('hour', l.created_at, 'UTC'), $4::timestamptz[]) - 1 AS bucket,
        CASE $5::text WHEN 'provider' THEN l.provider WHEN 'key' THEN l.api_key_id::text WHEN 'feature' THEN l.feature_type
                      WHEN 'power_level' THEN l.power_level WHEN 'app' THEN l.app_id END AS name,
@@ -140,8 +163,39 @@ WHERE ($1::uuid[] IS NULL OR r.subscription_id = ANY($1)) AND r.hour >= $2 AND r
 GROUP BY 1, 2
 ORDER BY 3 DESC, 1, 2;
 
+-- name: analytics_of_hours
+-- Usage of [$2, $3) by provider, key or app ($4) and by currency, from the hours of uses; its worth is by the prices in force at its hours.
+-- What prices say of hours between two of their changes is the same for all of them, and asked once.
+WITH turns AS MATERIALIZED (
+    SELECT ARRAY(SELECT DISTINCT turn.at FROM model_prices p CROSS JOIN LATERAL (VALUES (p.valid_from), (p.valid_to)) AS turn (at)
+                 WHERE turn.at > $2 AND turn.at < $3 ORDER BY turn.at) AS at
+), hours AS (
+    SELECT nullif(CASE $4::text WHEN 'provider' THEN h.provider WHEN 'key' THEN nullif(h.api_key_id, '00000000-0000-0000-0000-000000000000')::text
+                                WHEN 'app' THEN h.app_id END, '') AS name,
+           s.currency, width_bucket(h.hour, (SELECT at FROM turns)) AS turn, min(h.hour) AS hour, h.model_id, h.tool_name, h.feature_type,
+           h.power_level, h.byok, h.failed, sum(h.request_count)::bigint AS requests, sum(h.request_tokens)::bigint AS request_tokens,
+           sum(h.response_tokens)::bigint AS response_tokens, sum(h.cached_tokens)::bigint AS cached_tokens,
+           sum(h.latency_sum_ms)::bigint AS latency_sum_ms, sum(h.latency_count)::bigint AS latency_count
+    FROM usage_hours h JOIN subscriptions s ON s.id = h.subscription_id
+    WHERE ($1::uuid[] IS NULL OR h.subscription_id = ANY($1)) AND h.hour >= $2 AND h.hour < $3
+    GROUP BY 1, 2, 3, 5, 6, 7, 8, 9, 10
+), worth AS (
+    SELECT h.*, usage_amount(nullif(h.model_id, ''), nullif(h.tool_name, ''), nullif(h.feature_type, ''), h.currency, h.hour, h.power_level,
+                             h.byok, h.failed, h.requests, h.request_tokens, h.cached_tokens, h.response_tokens) AS amount
+    FROM hours h
+)
+SELECT name, currency, sum(requests)::bigint AS request_count, coalesce(sum(requests) FILTER (WHERE failed), 0)::bigint AS error_count,
+       coalesce(sum(requests) FILTER (WHERE byok), 0)::bigint AS byok_count,
+       coalesce(sum(requests) FILTER (WHERE amount IS NULL), 0)::bigint AS unrated_count, sum(request_tokens)::bigint AS prompt_tokens,
+       sum(response_tokens)::bigint AS completion_tokens, sum(cached_tokens)::bigint AS cached_tokens, sum(amount) AS total_cost,
+       sum(latency_sum_ms)::bigint AS latency_sum_ms, sum(latency_count)::bigint AS latency_count
+FROM worth
+GROUP BY name, currency
+HAVING sum(requests) <> 0 OR sum(request_tokens + response_tokens) <> 0
+ORDER BY 3 DESC, 1, 2;
+
 -- name: analytics_of_log
--- Usage of [$2, $3) by provider, key or app ($4) and by currency, from the log; its worth is by the prices in force at its hours.
+-- The same from the log, where usage_hours does not reach back so far; its worth is by the prices in force at its hours.
 WITH hours AS (
     SELECT CASE $4::text WHEN 'provider' THEN l.provider WHEN 'key' THEN l.api_key_id::text WHEN 'app' THEN l.app_id END AS name,
            s.currency, date_trunc('hour', l.created_at, 'UTC') AS hour, l.model_id, l.tool_name, l.feature_type, l.power_level, l.byok,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -23,6 +23,8 @@ _OF_ALL: Final = Queries.load("services.api.usage", **{table: table for table in
 _OF_TENANT: Final = Queries.load("services.api.usage", **{table: f"tenant_{table}" for table in TABLES})
 UTC_NAME: Final = "UTC"
 BY_SUBSCRIPTION: Final = "subscription"
+MOST_DAYS_OF_LOG: Final = 92
+"""Longest range, in days, that is read from events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,21 @@ class Usage:
             )
         return [] if oldest is None else await self.fetch("events", *wanted, oldest, end, *after, limit)
 
-    async def in_the_log(self, period: Period) -> None:
-        """Make sure that a range is in the log. Raises `Problem` that names months that are archived."""
+    async def kept_by_hour(self, period: Period, field: str) -> bool:
+        """Tell whether usage_hours has all of a range; else the log has. Raises `Problem` where that is too much to read, or archived."""
+        since = await self.connection.fetchval(self.sql["hours_missing_until"], period.start)
+        if since is None:
+            return True
+        known = f"it is kept by hour from {since:%Y-%m-%d %H:%M} UTC on, and before that read from events"
+        if period.duration > timedelta(days=MOST_DAYS_OF_LOG, hours=1):
+            raise invalid(field, f"{known}: at most {MOST_DAYS_OF_LOG} days, not {period.duration.days}")
         rows = await self.connection.fetch(self.sql["archived"], period.start, period.end)
         if rows:
             months = ", ".join(f"{row['month']:%Y-%m}" for row in rows)
             raise Problem(
-                CONFLICT,
-                f"the events of {months} are archived, and this is read from events: ask for a later range, or group by model",
+                CONFLICT, f"{known}, and those of {months} are archived: ask for a later range, or group by model"
             )
+        return False
 
     async def zone(self, named: str | None, user_id: UUID | None) -> ZoneInfo:
         """Return the time zone that was named, else the user's own. Raises `Problem` for one that is none."""

@@ -23,9 +23,8 @@ from shared.period import Period
 router = APIRouter(prefix="/api/v1", tags=["usage"])
 
 DEFAULT_RANGE: Final = {"hour": timedelta(days=1), "day": timedelta(days=30), "month": timedelta(days=365)}
-MOST_DAYS_OF_LOG: Final = 92
-"""Longest range, in days, that is read from events."""
 BY_MODEL: Final = ("model", "subscription")
+OLDER: Final = "Usage from before an upgrade to the version that keeps this by hour is read from events: at most 92 days, and no archived months."
 
 From = Annotated[Instant | None, Query(alias="from", description="First moment of the range, with a zone.")]
 To = Annotated[Instant | None, Query(description="End of the range, not part of it; now without it.")]
@@ -48,7 +47,7 @@ async def read_usage_series(
     time_zone: TimeZone = None,
     group_by: Annotated[
         Literal["model", "subscription", "provider", "key", "feature", "power_level", "app"] | None,
-        Query(description="model and subscription are read from summaries, the others from events: at most 92 days."),
+        Query(description=f"By anything but model and subscription: {OLDER}"),
     ] = None,
     subscription_id: SubscriptionId = None,
 ) -> Response:
@@ -62,19 +61,17 @@ async def read_usage_series(
         raise invalid(
             "query.step", f"{many:,} {step}s are more than {MOST_BUCKETS:,}: take a longer step, or a shorter range"
         )
-    from_log = group_by is not None and group_by not in BY_MODEL
-    if from_log:
-        _short_enough(period, "query.from")
     async with usage_of(state.database, principal, user, subscription_id) as usage:
         zone = await usage.zone(time_zone, user or principal.user_id)
         found = buckets(step, period, zone)
         begins = [bucket.period.start for bucket in found]
-        if from_log:
-            await usage.in_the_log(period)
-            rows = await usage.fetch("series_of_log", period.start, period.end, begins, group_by, LATENCY_BUCKETS_MS)
-        else:
+        if group_by is None or group_by in BY_MODEL:
             runs = cover([*begins, period.end])
             rows = await usage.fetch("series", *map(list, zip(*runs, strict=True)), begins, group_by)
+        elif await usage.kept_by_hour(period, "query.from"):
+            rows = await usage.fetch("series_of_hours", period.start, period.end, begins, group_by)
+        else:
+            rows = await usage.fetch("series_of_log", period.start, period.end, begins, group_by, LATENCY_BUCKETS_MS)
     series = Series(
         step=step,
         time_zone=zone.key,
@@ -96,15 +93,13 @@ async def read_analytics(
     days: Annotated[int, Query(ge=1, le=366, description="Today and the days before it, in the time zone.")] = 7,
     group_by: Annotated[
         Literal["model", "provider", "key", "feature", "power_level", "app"],
-        Query(description="provider, key and app are read from events: at most 92 days."),
+        Query(description=f"By provider, key and app: {OLDER}"),
     ] = "model",
     time_zone: TimeZone = None,
     subscription_id: SubscriptionId = None,
 ) -> Analytics:
     """Usage and its cost over the last days, by model, provider, key, feature, power level or app, in each currency."""
     state = state_of(request)
-    if group_by in ("provider", "key", "app") and days > MOST_DAYS_OF_LOG:
-        raise invalid("query.days", f"by {group_by} it is read from events: at most {MOST_DAYS_OF_LOG} days")
     async with usage_of(state.database, principal, user, subscription_id) as usage:
         zone = await usage.zone(time_zone, user or principal.user_id)
         today = state.clock.now().astimezone(zone).date()
@@ -115,8 +110,9 @@ async def read_analytics(
             rows = await usage.fetch("analytics_by_model", period.start, period.end, *runs)
         elif group_by in ("feature", "power_level"):
             rows = await usage.fetch("analytics_by_rating", period.start, period.end, group_by)
+        elif await usage.kept_by_hour(period, "query.days"):
+            rows = await usage.fetch("analytics_of_hours", period.start, period.end, group_by)
         else:
-            await usage.in_the_log(period)
             rows = await usage.fetch("analytics_of_log", period.start, period.end, group_by)
     rows = [dict(row) for row in rows]
     return Analytics(
@@ -170,10 +166,3 @@ def _range(start: datetime | None, end: datetime | None, default: timedelta, now
         return whole_hours(start or end - default, end)
     except ValueError:
         raise invalid("query.from", "it is not before `to`") from None
-
-
-def _short_enough(period: Period, field: str) -> None:
-    if period.duration > timedelta(days=MOST_DAYS_OF_LOG, hours=1):
-        raise invalid(
-            field, f"by that it is read from events: at most {MOST_DAYS_OF_LOG} days, not {period.duration.days}"
-        )

@@ -218,6 +218,30 @@ SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
        (array_agg(key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
 FROM sides GROUP BY measure, position ORDER BY position;
 
+-- name: hours_equal_uses
+-- The hour summaries are the sums of the hours of their uses, by subscription, model and tool: of the hours that these are kept of.
+WITH uses AS (
+    SELECT subscription_id, hour AS period_start, model_id, tool_name, sum(request_count) AS requests,
+           coalesce(sum(request_count) FILTER (WHERE failed), 0) AS errors, sum(request_tokens) AS request_tokens,
+           sum(response_tokens) AS response_tokens, sum(cached_tokens) AS cached_tokens
+    FROM usage_hours WHERE hour >= (SELECT since FROM usage_hours_kept) GROUP BY 1, 2, 3, 4
+), sides AS (
+    SELECT CASE WHEN v.left_value <> v.right_value THEN
+               format('subscription %s, hour %s, %s%s', subscription_id, to_char(period_start, 'YYYY-MM-DD HH24'), model_id, tool_name)
+           END AS key, v.*
+    FROM (SELECT * FROM usage_summaries WHERE period_type = 'hour' AND period_start >= (SELECT since FROM usage_hours_kept)) h
+    FULL JOIN uses u USING (subscription_id, period_start, model_id, tool_name)
+    CROSS JOIN LATERAL (VALUES
+        (1, 'requests', coalesce(h.request_count, 0), coalesce(u.requests, 0)),
+        (2, 'errors', coalesce(h.error_count, 0), coalesce(u.errors, 0)),
+        (3, 'request tokens', coalesce(h.request_tokens, 0), coalesce(u.request_tokens, 0)),
+        (4, 'response tokens', coalesce(h.response_tokens, 0), coalesce(u.response_tokens, 0)),
+        (5, 'cached tokens', coalesce(h.cached_tokens, 0), coalesce(u.cached_tokens, 0))) v (position, measure, left_value, right_value)
+)
+SELECT measure, sum(left_value) AS left_value, sum(right_value) AS right_value,
+       (array_agg(key) FILTER (WHERE left_value <> right_value))[1:5] AS differing
+FROM sides GROUP BY measure, position ORDER BY position;
+
 -- name: hours_equal_counters
 -- What a quota is judged by is what was used in its period, [quota_period_start, reset_at).
 WITH used AS (

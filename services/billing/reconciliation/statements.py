@@ -121,6 +121,13 @@ STATEMENTS: Final = (
         "summaries_equal_totals",
     ),
     Statement(
+        "hours = uses",
+        "The hour summaries are the sums of what each app, provider, key, feature and power level used in the hour.",
+        "hour summaries",
+        "hours of uses",
+        "hours_equal_uses",
+    ),
+    Statement(
         "hours = counters",
         "What each quota is judged by is what was used in its period.",
         "hour summaries in the quota period",

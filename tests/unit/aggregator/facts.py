@@ -35,7 +35,7 @@ def delta(
 
 def recorded(*deltas: UsageDelta, providers: Sequence[ProviderDelta] = (), **fields: Any) -> UsageRecorded:
     """Return one message with a batch id of its own."""
-    facts = {"batch_id": uuid7(), "part": 0, "parts": 1, "recorded_at": NOON, **fields}
+    facts = {"batch_id": uuid7(), "part": 0, "parts": 1, "recorded_at": NOON, "by_app": True, **fields}
     return UsageRecorded(
         origin=Origin("main", "usage.events", 0, 0, 0, 1),
         event_count=sum(d.requests for d in deltas),
@@ -70,6 +70,11 @@ def deltas(draw: st.DrawFn) -> UsageDelta:
         api_key_id=draw(st.sampled_from([None, UUID(int=70), UUID(int=71)])),
         model_id="" if tool else draw(st.sampled_from(["gpt-4o", "claude"])),
         tool_name="search" if tool else "",
+        provider=draw(st.sampled_from(["", "openai"])),
+        power_level=draw(st.sampled_from(["balanced", "eco"])),
+        byok=draw(st.booleans()),
+        status_class=draw(st.sampled_from([2, 4, 5])),
+        app_id=draw(st.sampled_from(["", "crm", "shop"])),
         requests=draw(_counts),
         errors=draw(_counts),
         request_tokens=draw(st.integers(0, 2**60)),

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.aggregation import Folded, PeriodType, Summary, UsageSums, check, fold, full, observe, plus
+from services.aggregator.aggregation import Folded, PeriodType, Summary, UsageSums, check, fold, full, observe, total
 from services.aggregator.keys import days_of_keys
+from services.aggregator.uses import Kind, numbered
 from shared.contracts import ProviderDelta, UsageDelta, UsageRecorded, decode_recorded, encode
 from shared.period import day_start, month_start
 from tests.unit.aggregator.facts import ALICE, BOB, NOON, delta, deltas, provider_deltas, recorded
@@ -49,7 +50,7 @@ def figures(rows: Iterable[SummaryRow]) -> dict[tuple[object, ...], Figures]:
     table: dict[tuple[object, ...], SummaryRow] = {}
     for row in rows:
         had = table.get(row[:5])
-        table[row[:5]] = row if had is None else row._replace(sums=plus(had.sums, row.sums))
+        table[row[:5]] = row if had is None else row._replace(sums=total([had.sums, row.sums]))
     return {
         key: (
             row.sums.requests,
@@ -111,6 +112,51 @@ def test_usage_by_hour_is_what_the_hours_hold(all_deltas: list[UsageDelta]) -> N
     assert tokens == sum(d.request_tokens + d.response_tokens for d in all_deltas)
 
 
+class UseRow(NamedTuple):
+    """What is added to one row of usage_hours."""
+
+    subscription_id: UUID
+    hour: datetime
+    api_key_id: UUID | None
+    kind: Kind
+    sums: UsageSums
+
+
+def uses_of(summaries: Sequence[Summary]) -> list[UseRow]:
+    """What is added to the hours of uses, as the store sends it."""
+    kinds, numbers, api_keys = numbered(summary.use for summary in summaries)
+    return [
+        UseRow(summary.subscription_id, summary.use[1], api_key, kinds[number - 1], summary.sums)
+        for summary, number, api_key in zip(summaries, numbers, api_keys, strict=True)
+        if number is not None and summary.use is not None
+    ]
+
+
+@given(st.lists(deltas(), max_size=12))
+def test_each_use_comes_once_and_hours_are_the_sums_of_their_uses(all_deltas: list[UsageDelta]) -> None:
+    summaries = fold([recorded(*all_deltas)]).summaries
+    uses = uses_of(summaries)
+    assert len({use[:4] for use in uses}) == len(uses)
+
+    from_uses = [
+        SummaryRow(use.subscription_id, "hour", use.hour, use.kind.model_id, use.kind.tool_name, use.sums)
+        for use in uses
+    ]
+    assert figures(from_uses) == figures(row for row in rows_of(summaries) if row.period_type == "hour")
+
+
+@given(st.lists(deltas(), max_size=12))
+def test_a_use_is_what_the_deltas_say_of_it(all_deltas: list[UsageDelta]) -> None:
+    expected: Counter[tuple[object, ...]] = Counter()
+    for d in all_deltas:
+        kind = Kind(
+            d.model_id, d.tool_name, d.provider, d.feature_type, d.power_level, d.byok, d.status_class != 2, d.app_id
+        )
+        expected[d.subscription_id, d.hour, d.api_key_id, kind] += d.requests
+    uses = {use[:4]: use.sums.requests for use in uses_of(fold([recorded(*all_deltas)]).summaries)}
+    assert uses == dict(expected)
+
+
 def place(row: SummaryRow) -> tuple[object, ...]:
     """Where a row comes among all: by subscription, model and tool, each hour before its day, each day before its month."""
     finer = ("hour", "day", "month").index(row.period_type)
@@ -126,6 +172,19 @@ def test_rows_come_in_one_order_and_each_key_once(all_deltas: list[UsageDelta]) 
     assert [place(row) for row in rows] == sorted({place(row) for row in rows})
     assert Counter(row.period_type for row in rows) == folded.rows_by_period
     assert list(folded.usage) == sorted(folded.usage)
+
+
+def test_usage_of_one_kind_comes_once_with_its_hour_and_other_kinds_behind_it() -> None:
+    (alone,) = fold([recorded(delta(app_id="crm"), delta(app_id="crm"))]).summaries
+    assert alone.use is not None
+    assert alone.use[-1] == "crm"
+
+    together, *uses = fold([recorded(delta(app_id="crm"), delta(app_id="crm"), delta(app_id="shop"))]).summaries
+    assert (together.use, together.sums.requests) == (None, 3)
+    assert [(use.use and use.use[-1], use.sums.requests, list(use.rows())) for use in uses] == [
+        ("crm", 2, []),
+        ("shop", 1, []),
+    ]
 
 
 def test_usage_of_one_hour_comes_once_for_its_hour_day_and_month() -> None:

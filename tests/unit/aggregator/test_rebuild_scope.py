@@ -82,7 +82,7 @@ def test_a_difference_names_the_measures_that_differ() -> None:
 
 def test_the_queries_know_all_buckets_of_the_histogram() -> None:
     queries = Queries.load("services.aggregator.rebuild")
-    assert f"bucket = {LATENCY_BUCKET_COUNT - 1})" in queries["recompute_hours"]
+    assert f"bucket = {LATENCY_BUCKET_COUNT - 1})" in queries["recompute_uses"]
     assert f"bucket = {LATENCY_BUCKET_COUNT})" not in queries["recompute_hours"]
     assert f"latency_histogram[{LATENCY_BUCKET_COUNT}]" in queries["recompute_coarser"]
     assert f"latency_histogram[{LATENCY_BUCKET_COUNT + 1}]" not in queries["recompute_coarser"]

@@ -111,14 +111,16 @@ impl Names {
     pub fn shared_number(&mut self, data: &Data) -> u32 {
         self.scratch.clear();
         rows::put_shared(&mut self.scratch, data);
+        let columns = self.scratch.len();
+        rows::put_text(&mut self.scratch, data.app_id.as_deref()); // is announced with them, and sent with other texts
         if let Some(&number) = self.by_columns.get(self.scratch.as_slice()) {
             return number;
         }
         let provider = data.provider.as_deref().unwrap_or("");
         let (kind, provider) = (self.kinds.number(kind_of(data)), self.providers.number(member("provider", provider)));
         let number = self.shared.len() as u32;
-        let columns: Box<[u8]> = self.scratch.as_slice().into();
-        self.by_columns.insert(columns.clone(), number);
+        self.by_columns.insert(self.scratch.as_slice().into(), number);
+        let columns = self.scratch[..columns].into();
         self.shared.push(Shared { columns, kind, provider });
         number
     }
@@ -163,6 +165,7 @@ fn kind_of(data: &Data) -> String {
         member("feature_type", data.feature_type.as_deref().unwrap_or("")),
         if power_level == "balanced" { String::new() } else { member("power_level", power_level) },
         if data.byok { ",\"byok\":true".to_owned() } else { String::new() },
+        member("app_id", data.app_id.as_deref().unwrap_or("")),
     ]
     .concat()
 }
