@@ -64,6 +64,8 @@ class Worker:
     consumers: Sequence[ExactlyOnceConsumer] = ()
     topics: Sequence[str] = ()
     periodic: Sequence[Periodic] = ()
+    on_start: Sequence[Callable[[], Awaitable[object]]] = ()
+    """Before anything is consumed."""
     on_stop: Sequence[Callable[[], Awaitable[object]]] = ()
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _beat: float = field(default_factory=monotonic)
@@ -179,6 +181,8 @@ async def _serve(name: str, settings: SettingsT, build: Callable[[SettingsT, Poo
         worker = build(settings, pool)
         with _silence("aiokafka"):  # it would tell of every try: one line at the end is for a person
             await check_kafka(settings, worker.topics)
+        for action in worker.on_start:
+            await action()
         app = AsgiFastStream(
             worker.broker,
             asgi_routes=routes(worker.dead, worker.consumers, pool),

@@ -82,5 +82,6 @@ def build(settings: Settings, pool: Pool) -> Worker:
                 ),
             ),
         ],
+        on_start=[lambda: attributor.begin(pool)],
         on_stop=[publishing.finish],
     )

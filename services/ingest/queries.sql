@@ -4,6 +4,10 @@
 -- Which of these subscription ids exist.
 SELECT id FROM subscriptions WHERE id = ANY($1::uuid[]);
 
+-- name: newest_subscriptions
+-- The subscriptions that were made last, at most $1.
+SELECT id FROM subscriptions ORDER BY id DESC LIMIT $1;
+
 -- name: known_api_keys
 -- The keys among these ids and hashes, with the subscription that each belongs to.
 SELECT id, key_hash, subscription_id FROM api_keys WHERE id = ANY($1::uuid[]) OR key_hash = ANY($2::text[]);
