@@ -162,6 +162,8 @@ class Filled:
                 _ROWS.format(**names), hour, hours[number], self.owners, uuid7(), f"-{self._generation}-{hour}"
             )
             await connection.execute("SELECT brin_summarize_new_values($1)", f"{names['month']}_filled")
+            if number == which:  # else each hour is looked for in the whole month: nobody knows that it is in order
+                await connection.execute(f"ANALYZE {names['month']} (created_at)")
             await connection.execute(_HOURS.format(**names), hour, hour + HOUR)
             await connection.execute(_USES, hour, hour + HOUR)
             await connection.execute(_RATED, hour, hour + HOUR, uuid7())
