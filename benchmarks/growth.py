@@ -129,7 +129,7 @@ async def _series(usage: Usage, start: datetime, now: datetime, step: Step, grou
     """As GET /api/v1/usage and the console's charts."""
     period = whole_hours(start, now)
     begins = [bucket.period.start for bucket in buckets(step, period, ZoneInfo("UTC"))]
-    await usage.fetch("series", *map(list, zip(*cover([*begins, period.end]), strict=True)), begins, group)
+    await usage.series(begins, period.end, group)
 
 
 async def _series_of_hours(usage: Usage, start: datetime, now: datetime, group: str) -> None:

@@ -74,16 +74,14 @@ class Gathered:
 
     @property
     def full(self) -> bool:
-        """Whether no more records should join: it has been told to be started on."""
+        """Whether these are as many as should wait."""
         return self.bytes >= self.most_bytes
 
     def add(self, records: Iterable[Any]) -> None:
-        """Let records wait, too; once these are many, for nothing but their turn."""
+        """Let records wait, too."""
         for record in records:
             self.records.append(record)
-            self.bytes += len(record.value or b"")
-        if self.full:
-            self.wait_no_longer()
+            self.bytes += max(0, record.serialized_value_size)  # aiokafka's -1: no value
 
     async def started(self) -> None:
         """Wait until what waits has been started on, or dropped."""

@@ -67,7 +67,8 @@ def read(fetched: bytes, reader: CompiledReader | None, offset: int = 0) -> list
     )
     try:
         found = [
-            (r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, [*r.headers]) for r in walk
+            (r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, r.serialized_value_size, [*r.headers])
+            for r in walk
         ]  # as `FetchResult.getall` does
     except Exception as error:
         return type(error).__name__

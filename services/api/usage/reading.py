@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from services.api.auth.principal import Principal
 from services.api.database import Database
 from services.api.problems import CONFLICT, NOT_FOUND, Problem, invalid
-from services.api.usage.buckets import zone_named
+from services.api.usage.buckets import cover, zone_named
 from shared.period import Period
 from shared.postgres import Connection
 from shared.sql import Queries
@@ -38,10 +38,18 @@ class Usage:
     subscriptions: Sequence[UUID] | None
 
     async def fetch(self, query: str, *arguments: Any) -> list[Any]:
-        """Run a query whose first parameter are the subscriptions. A series of all of them that does not name them is read from totals."""
-        if query == "series" and self.subscriptions is None and arguments[-1] != BY_SUBSCRIPTION:
-            return await self.connection.fetch(self.sql["series_of_everybody"], *arguments)  # type: ignore[no-any-return]
+        """Run a query whose first parameter are the subscriptions."""
         return await self.connection.fetch(self.sql[query], self.subscriptions, *arguments)  # type: ignore[no-any-return]
+
+    async def series(self, begins: Sequence[datetime], end: datetime, group_by: str | None) -> list[Any]:
+        """Return usage in buckets that begin so, the last of which ends at `end`, by model, by subscription, or by bucket alone.
+
+        Of all subscriptions, unless it names them, it is read from totals.
+        """
+        runs = [*zip(*cover([*begins, end]), strict=True)]
+        if self.subscriptions is None and group_by != BY_SUBSCRIPTION:
+            return await self.connection.fetch(self.sql["series_of_everybody"], *runs, begins, group_by)  # type: ignore[no-any-return]
+        return await self.fetch("series", *runs, begins, group_by)
 
     async def newest(
         self, wanted: Sequence[Any], start: datetime | None, end: datetime | None, after: Sequence[Any], limit: int

@@ -66,8 +66,7 @@ async def read_usage_series(
         found = buckets(step, period, zone)
         begins = [bucket.period.start for bucket in found]
         if group_by is None or group_by in BY_MODEL:
-            runs = cover([*begins, period.end])
-            rows = await usage.fetch("series", *map(list, zip(*runs, strict=True)), begins, group_by)
+            rows = await usage.series(begins, period.end, group_by)
         elif await usage.kept_by_hour(period, "query.from"):
             rows = await usage.fetch("series_of_hours", period.start, period.end, begins, group_by)
         else:

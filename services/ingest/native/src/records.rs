@@ -42,6 +42,12 @@ impl Record {
         self.part(py, self.value.as_ref())
     }
 
+    /// How long the value is, -1 without one: as aiokafka says it, and without making the value.
+    #[getter]
+    fn serialized_value_size(&self) -> i64 {
+        self.value.as_ref().map_or(-1, |value| value.len() as i64)
+    }
+
     /// Names and values; what is not UTF-8 in a name is escaped, as shared/fetching.py does.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {

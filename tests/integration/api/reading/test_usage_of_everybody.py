@@ -12,7 +12,7 @@ import pytest
 
 from services.api.auth.principal import Principal
 from services.api.database import Database
-from services.api.usage.buckets import Step, buckets, cover, whole_hours
+from services.api.usage.buckets import Step, buckets, whole_hours
 from services.api.usage.reading import Usage, usage_of
 from shared.ids import uuid7
 from shared.postgres import Pool
@@ -28,7 +28,7 @@ AFTER: datetime = NOON + timedelta(days=2)
 async def series(usage: Usage, start: datetime, step: Step, zone: str, group: str | None) -> list[tuple[Any, ...]]:
     period = whole_hours(start, AFTER)
     begins = [bucket.period.start for bucket in buckets(step, period, ZoneInfo(zone))]
-    rows = await usage.fetch("series", *map(list, zip(*cover([*begins, period.end]), strict=True)), begins, group)
+    rows = await usage.series(begins, period.end, group)
     return [tuple(row.values()) for row in rows]
 
 
